@@ -1,0 +1,480 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use rung_proto::Role;
+
+use crate::output::Format;
+use crate::render::time::parse_duration;
+
+/// Groups the commands, which clap alone would list in one column.
+const TEMPLATE: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Look:
+  status       The cluster at a glance: nodes, apps, operations, warnings
+  top          Processors, memory, disks and actors of every node
+  events       What happened
+  logs         What apps and roles print
+  doctor       Check the cluster and say what to repair
+  explain      Explain an error code, an operation or a node
+  audit        Who changed what
+
+Apps:
+  deploy       Run the app in a folder
+  rollback     Go back to an earlier release
+  env          Set an app's variables and secrets
+  app          List, show and remove apps
+
+Nodes and roles:
+  node         List, drain, cordon and remove nodes
+  role         Give a role to a node by hand, or take it away
+  move         Move a role to another node
+  scale        Say how many of something there are
+  token        Let other nodes join
+
+Operations and access:
+  op           List, show and watch operations
+  ui           Open the dashboard
+  completions  Write completions for a shell
+
+Options:
+{options}
+{after-help}";
+
+const AFTER: &str = "\
+Every change is an operation of the cluster. ctl streams its steps; Ctrl-C leaves
+it running. `--dry-run` shows the plan of a change instead of making it.
+
+Exit codes:
+  0  done, or nothing to do          4  accepted, not converged in time
+  1  failed                          5  refused by a precondition
+  2  used wrongly                    6  no quorum, unreachable or unknown
+  3  the plan of a dry run has changes
+
+Examples:
+  ctl --data .rung/n1 status
+  ctl deploy examples/hello
+  ctl scale web 4 && ctl status -o json | jq .apps";
+
+/// Looks at a Rung cluster and changes it
+#[derive(Parser, Debug)]
+#[command(name = "ctl", version, help_template = TEMPLATE, after_help = AFTER)]
+#[command(max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    /// Data directory of the node to ask; ./.rung/n1 if it exists
+    #[arg(long, global = true, env = "RUNG_DATA", value_name = "DIR", hide_env_values = true)]
+    pub data: Option<PathBuf>,
+    /// table (80 columns), wide (everything), json, or name (names only)
+    #[arg(short, long, global = true, value_name = "FORM", default_value = "table")]
+    #[arg(hide_possible_values = true)]
+    pub output: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How a change is made.
+#[derive(Args, Clone, Debug)]
+pub struct ChangeOptions {
+    /// Show the plan and the index it was made at; exit 3 if it has changes
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Refuse if the state is no longer the one of this index
+    #[arg(long, value_name = "N")]
+    pub if_index: Option<u64>,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long to wait for the end; the operation goes on after it
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+fn role_parser() -> impl TypedValueParser<Value = Role> {
+    PossibleValuesParser::new(Role::ALL.map(Role::name)).try_map(|name| name.parse::<Role>())
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// The cluster at a glance: nodes, apps, operations, warnings
+    #[command(after_help = "Examples:\n  ctl status\n  ctl status -w\n  ctl status -o json")]
+    Status {
+        /// Show it again whenever it changes
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Processors, memory, disks and actors of every node
+    #[command(after_help = "Examples:\n  ctl top\n  ctl top -w")]
+    Top {
+        /// Show it again every second
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// What happened: nodes, instances, roles and operations
+    #[command(after_help = "Examples:\n  ctl events\n  ctl events -w -o json\n  \
+        ctl events --since 120")]
+    Events {
+        /// Go on with new events
+        #[arg(short, long)]
+        watch: bool,
+        /// Only those after this index of the control log
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        since: u64,
+    },
+    /// What apps and roles print, from all nodes
+    #[command(after_help = "Examples:\n  ctl logs photos\n  ctl logs -f lb\n  \
+        ctl logs -n 500 photos --node n2\n\nA role's name means the role; app:web is an app that \
+        has one.")]
+    Logs {
+        /// Go on with new lines
+        #[arg(short, long)]
+        follow: bool,
+        /// Lines of the past
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
+        lines: u32,
+        /// Only those of this node
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+        /// An app, or control, dns, lb or web
+        #[arg(value_name = "APP|ROLE")]
+        target: String,
+    },
+    /// Check the cluster and say what to repair; exit 1 if there is a problem
+    #[command(after_help = "Examples:\n  ctl doctor\n  ctl doctor -o json")]
+    Doctor,
+    /// Explain an error code, an operation or a node
+    #[command(after_help = "Examples:\n  ctl explain no-quorum\n  ctl explain 12\n  \
+        ctl explain n2\n  ctl explain          lists the codes")]
+    Explain {
+        /// An error code, the number of an operation, or the name of a node
+        subject: Option<String>,
+    },
+    /// Who changed what
+    #[command(after_help = "Examples:\n  ctl audit\n  ctl audit -o json")]
+    Audit,
+    /// Run the app in a folder as its next release
+    #[command(
+        after_help = "The folder has a rung.toml, which names the app and says how to start \
+        it. A release\nthat does not become healthy is taken back, and the last lines that it \
+        printed are shown.\n\nExamples:\n  ctl deploy examples/hello\n  \
+        ctl deploy --dry-run ."
+    )]
+    Deploy {
+        /// The app's folder
+        folder: PathBuf,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Go back to an earlier release of an app
+    #[command(after_help = "Examples:\n  ctl rollback photos\n  ctl rollback photos --to 3")]
+    Rollback {
+        /// The app's name
+        app: String,
+        /// This release instead of the one before the current
+        #[arg(long, value_name = "RELEASE")]
+        to: Option<u32>,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Set an app's variables and secrets
+    #[command(subcommand)]
+    Env(EnvCommand),
+    /// List, show and remove apps
+    #[command(subcommand)]
+    App(AppCommand),
+    /// List, drain, cordon and remove nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Give a role to a node by hand, or take it away
+    #[command(subcommand)]
+    Role(RoleCommand),
+    /// Move a role to another node, without a gap
+    #[command(after_help = "The target is warmed before the old one stops.\n\nExamples:\n  \
+        ctl move lb n3\n  ctl move control n4 --from n1")]
+    Move {
+        /// The role
+        #[arg(value_parser = role_parser())]
+        role: Role,
+        /// The node that gets it
+        node: String,
+        /// The node that gives it up; chosen when left out
+        #[arg(long, value_name = "NODE")]
+        from: Option<String>,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Say how many of something there are
+    #[command(after_help = "For web it is the number of an app's instances, for the others the \
+        number of nodes\nthat have the role.\n\nExamples:\n  ctl scale web 4\n  \
+        ctl scale web 4 --app photos\n  ctl scale lb 2")]
+    Scale {
+        /// The role
+        #[arg(value_parser = role_parser())]
+        role: Role,
+        /// How many
+        #[arg(value_name = "N")]
+        count: u32,
+        /// Whose instances; may be left out while there is one app
+        #[arg(long)]
+        app: Option<String>,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Let other nodes join
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// List, show and watch operations
+    #[command(subcommand)]
+    Op(OpCommand),
+    /// Open the dashboard: prints a link that works once, within a minute
+    #[command(after_help = "Example:\n  ctl ui")]
+    Ui,
+    /// Write completions for a shell
+    #[command(after_help = "Example:\n  ctl completions bash > \
+        ~/.local/share/bash-completion/completions/ctl")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum EnvCommand {
+    /// Set variables, then restart the app's processes one by one
+    #[command(after_help = "Other users of this machine can see what is on a command line, so \
+        secrets are\nbetter read from a file or a pipe.\n\nExamples:\n  \
+        ctl env set photos LOG=debug\n  ctl env set photos --file secrets.env\n  \
+        pass show key | sed 's/^/KEY=/' | ctl env set photos --file -")]
+    Set {
+        /// The app's name
+        app: String,
+        /// What to set; everything after the first = is the value
+        #[arg(value_name = "NAME=VALUE", required_unless_present = "file")]
+        variables: Vec<String>,
+        /// Lines of NAME=VALUE; - is standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Remove variables, then restart the app's processes one by one
+    #[command(after_help = "Example:\n  ctl env unset photos LOG")]
+    Unset {
+        /// The app's name
+        app: String,
+        /// Names of variables
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// List the names of an app's variables; values are never shown
+    #[command(after_help = "Example:\n  ctl env ls photos")]
+    Ls {
+        /// The app's name
+        app: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum AppCommand {
+    /// List apps
+    #[command(after_help = "Example:\n  ctl app ls -o name")]
+    Ls,
+    /// Show an app and its instances
+    #[command(after_help = "Example:\n  ctl app show photos")]
+    Show {
+        /// The app's name
+        app: String,
+    },
+    /// Stop an app and remove it, with its releases and variables
+    #[command(after_help = "Examples:\n  ctl app rm photos --dry-run\n  ctl app rm photos")]
+    Rm {
+        /// The app's name
+        app: String,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum NodeCommand {
+    /// List nodes
+    #[command(after_help = "Examples:\n  ctl node ls\n  ctl node ls -o wide")]
+    Ls,
+    /// Move everything away from a node and place nothing new on it
+    #[command(after_help = "It stays drained until `ctl node uncordon`.\n\nExample:\n  \
+        ctl node drain n2")]
+    Drain {
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Place nothing new on a node; what is there stays
+    #[command(after_help = "Example:\n  ctl node cordon n2")]
+    Cordon {
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Let a cordoned or drained node take part again
+    #[command(after_help = "Example:\n  ctl node uncordon n2")]
+    Uncordon {
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Remove a node for good; its identity is never accepted again
+    #[command(after_help = "Drain it first if it still runs.\n\nExample:\n  ctl node remove n2")]
+    Remove {
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RoleCommand {
+    /// Pin a role to a node; the planner never takes it away
+    #[command(after_help = "Example:\n  ctl role add n3 web")]
+    Add {
+        /// The node's name
+        node: String,
+        /// The role
+        #[arg(value_parser = role_parser())]
+        role: Role,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Take a role from a node
+    #[command(after_help = "Example:\n  ctl role rm n3 web")]
+    Rm {
+        /// The node's name
+        node: String,
+        /// The role
+        #[arg(value_parser = role_parser())]
+        role: Role,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum TokenCommand {
+    /// Print a token that a node joins with; it is shown only once
+    #[command(after_help = "Examples:\n  ctl token create > token\n  \
+        ctl token create --ttl 10m --uses 3\n\nThe other node then starts with\n  \
+        rungd --data DIR --join HOST:7400 --token-file token")]
+    Create {
+        /// How long it can be used
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// How many nodes may join with it
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        uses: u32,
+    },
+    /// List tokens that can still be used
+    #[command(after_help = "Example:\n  ctl token ls")]
+    Ls,
+    /// Make a token useless
+    #[command(after_help = "Example:\n  ctl token revoke 3fa29c01")]
+    Revoke {
+        /// Its id, as `ctl token ls` shows it
+        id: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum OpCommand {
+    /// List running and recent operations
+    #[command(after_help = "Examples:\n  ctl op ls\n  ctl op ls -o wide")]
+    Ls,
+    /// Show an operation and its steps
+    #[command(after_help = "Example:\n  ctl op show 12")]
+    Show {
+        /// The operation's number
+        id: u64,
+    },
+    /// Stream an operation's steps until it ends
+    #[command(
+        after_help = "The exit code is that of the command which started it.\n\nExample:\n  \
+        ctl op watch 12"
+    )]
+    Watch {
+        /// The operation's number
+        id: u64,
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn each(command: &clap::Command, visit: &mut impl FnMut(&clap::Command)) {
+        visit(command);
+        for sub in command.get_subcommands() {
+            each(sub, visit);
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_grouped_list_names_every_command_as_it_describes_itself() {
+        for command in Arguments::command().get_subcommands() {
+            let about = command.get_about().unwrap().to_string();
+            let listed = TEMPLATE.lines().find_map(|line| {
+                let text = line.strip_prefix("  ")?.strip_prefix(command.get_name())?;
+                text.starts_with(' ').then(|| text.trim())
+            });
+            let listed = listed.unwrap_or_else(|| panic!("{} is not listed", command.get_name()));
+            assert!(about.starts_with(listed), "{listed:?} is not {about:?}");
+        }
+    }
+
+    #[test]
+    fn every_command_says_what_it_does_and_every_leaf_has_an_example() {
+        each(&Arguments::command(), &mut |command| {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name}");
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{name}: {}", argument.get_id());
+            }
+            if command.get_subcommands().next().is_none() {
+                let after = command.get_after_help().map(ToString::to_string);
+                assert!(after.is_some_and(|text| text.contains("  ctl ")), "{name}");
+            }
+        });
+    }
+
+    #[test]
+    fn help_fits_eighty_columns_where_it_is_ours() {
+        each(&Arguments::command(), &mut |command| {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in TEMPLATE.lines().chain(after.lines()) {
+                assert!(line.chars().count() <= 90, "{}: {line}", command.get_name());
+            }
+        });
+    }
+}

@@ -1,0 +1,7 @@
+//! Values as text for people. Everything here is pure.
+
+pub mod operation;
+pub mod overview;
+pub mod table;
+pub mod text;
+pub mod time;

@@ -1,0 +1,429 @@
+//! All groups of one node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use openraft::errors::{InitializeError, RaftError};
+use openraft::impls::EmptyNode;
+use openraft::storage::RaftLogStorage;
+use openraft::{Raft, RaftMetrics};
+use rung_proto::encoding;
+use rung_proto::{Generation, GroupId, NodeId};
+use rung_wal::disk::Disk;
+use rung_wal::{Wal, Write};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::config::GroupConfig;
+use crate::error::{OpenError, Refusal};
+use crate::group::{Group, GroupInner, status_of, watch_group};
+use crate::log::GroupLog;
+use crate::message::{SnapshotHeader, decode_request};
+use crate::network::{ByteStream, Network};
+use crate::peer::{Peers, stream_answer};
+use crate::raft_types::Types;
+use crate::replica::Replica;
+use crate::snapshot_store::SnapshotStore;
+use crate::state_machine::StateMachine;
+
+/// How many snapshots a node writes, and receives, at once.
+const SNAPSHOTS_AT_ONCE: usize = 2;
+/// A snapshot's stream that stands still for so long is given up.
+const STREAM_IDLE: Duration = Duration::from_secs(30);
+/// How long the protocol may take to report for the first time.
+const FIRST_REPORT: Duration = Duration::from_secs(10);
+const PIECE: usize = 256 << 10;
+
+/// What the groups of a node share.
+pub struct ConsensusConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Messages of another generation are refused.
+    pub generation: Generation,
+    /// Snapshots are kept in `<dir>/<group>/`.
+    pub dir: PathBuf,
+    /// The disk under `dir`.
+    pub disk: Arc<dyn Disk>,
+    /// The log of all groups.
+    pub wal: Wal,
+    /// How messages reach the other nodes.
+    pub network: Arc<dyn Network>,
+}
+
+/// All groups of one node. Clones are the same node.
+#[derive(Clone)]
+pub struct Consensus(Arc<Inner>);
+
+struct Inner {
+    config: ConsensusConfig,
+    groups: Mutex<BTreeMap<GroupId, Slot>>,
+    writers: Arc<Semaphore>,
+    receivers: Semaphore,
+}
+
+enum Slot {
+    /// Being opened or removed.
+    Busy,
+    Open(Group),
+}
+
+impl std::fmt::Debug for Consensus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Consensus({})", self.0.config.node)
+    }
+}
+
+/// Frees a group's place unless the group took it.
+struct Claim<'a> {
+    inner: &'a Inner,
+    group: GroupId,
+    taken: bool,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.inner.groups().remove(&self.group);
+        }
+    }
+}
+
+impl Inner {
+    fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupId, Slot>> {
+        self.groups.lock().expect("the lock is held for look-ups only")
+    }
+
+    fn claim(&self, group: GroupId) -> Option<Claim<'_>> {
+        let mut groups = self.groups();
+        if groups.contains_key(&group) {
+            return None;
+        }
+        groups.insert(group, Slot::Busy);
+        Some(Claim { inner: self, group, taken: false })
+    }
+}
+
+impl Consensus {
+    /// A node without open groups.
+    pub fn start(config: ConsensusConfig) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            groups: Mutex::default(),
+            writers: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
+            receivers: Semaphore::new(SNAPSHOTS_AT_ONCE),
+        }))
+    }
+
+    /// Opens a group and, if it has no log yet, makes `voters` its first voters.
+    /// To be called once, on one of them, when a group is made; the others open
+    /// it. Calling it again, or on all of them with the same voters, does no harm.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn create<S: StateMachine>(
+        &self,
+        config: GroupConfig,
+        state_machine: S,
+        voters: &BTreeSet<NodeId>,
+    ) -> Result<Group, OpenError> {
+        let group = self.open(config, state_machine).await?;
+        match self.initialize(&group, voters).await {
+            Ok(()) => {
+                group.0.raft.runtime_config().elect(true);
+                Ok(group)
+            }
+            Err(what) => {
+                self.close(group.id()).await;
+                Err(OpenError::Failed { group: group.id(), what })
+            }
+        }
+    }
+
+    pub(crate) async fn initialize(
+        &self,
+        group: &Group,
+        voters: &BTreeSet<NodeId>,
+    ) -> Result<(), String> {
+        let members: BTreeMap<u64, EmptyNode> =
+            voters.iter().map(|id| (id.0, EmptyNode {})).collect();
+        match group.0.raft.initialize(members).await {
+            // It has a log, so it was made before.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Opens a group that has a log here, or that this node shall receive as a
+    /// learner.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open<S: StateMachine>(
+        &self,
+        config: GroupConfig,
+        state_machine: S,
+    ) -> Result<Group, OpenError> {
+        self.open_with(config, Box::new(state_machine), |log| log).await
+    }
+
+    /// `wrap` exists so that a test can put a faulty log in the place of ours.
+    pub(crate) async fn open_with<L: RaftLogStorage<Types>>(
+        &self,
+        config: GroupConfig,
+        state_machine: Box<dyn StateMachine>,
+        wrap: impl FnOnce(GroupLog) -> L,
+    ) -> Result<Group, OpenError> {
+        let id = config.group;
+        let raft_config = config.to_raft().map_err(|what| OpenError::Config { group: id, what })?;
+        let mut claim = self.0.claim(id).ok_or(OpenError::AlreadyOpen(id))?;
+        let shared = &self.0.config;
+        let failed = |error: io::Error| open_error(id, &error);
+        let log =
+            GroupLog::open(shared.wal.clone(), id, config.append_bytes).await.map_err(failed)?;
+        let store =
+            SnapshotStore::open(Arc::clone(&shared.disk), self.dir(id), id).map_err(failed)?;
+        let snapshot_due = Arc::new(Notify::new());
+        let replica = Replica::new(
+            state_machine,
+            log.clone(),
+            store.clone(),
+            config.snapshot_bytes,
+            Arc::clone(&snapshot_due),
+            Arc::clone(&self.0.writers),
+        )
+        .map_err(failed)?;
+        let peers = Peers {
+            network: Arc::clone(&shared.network),
+            generation: shared.generation,
+            group: id,
+            window: config.append_window,
+            append_deadline: 4 * config.election_max(),
+        };
+        let raft = Raft::new(
+            shared.node.0,
+            Arc::new(raft_config),
+            peers.clone(),
+            wrap(log.clone()),
+            replica,
+        );
+        let raft = raft.await.map_err(|fatal| match log.damage() {
+            Some(what) => OpenError::Damaged { group: id, what },
+            None => OpenError::Failed { group: id, what: fatal.to_string() },
+        })?;
+        let failed = |what: String| OpenError::Failed { group: id, what };
+        // The first report follows this answer closely.
+        let membership =
+            raft.with_raft_state(|state| state.membership_state.effective().membership().clone());
+        let membership = membership.await.map_err(|error| failed(error.to_string()))?;
+        let vote = raft.with_raft_state(|state| state.vote_ref().leader_id.voted_for);
+        let vote = vote.await.map_err(|error| failed(error.to_string()))?;
+        // What is alone only in an old entry, which another leader sent, is not.
+        let alone = membership.voter_ids().eq([shared.node.0]) && vote == shared.node.0;
+        let votes_with_others = membership.voter_ids().count() > 1
+            && membership.voter_ids().any(|id| id == shared.node.0);
+        let may_campaign = alone || votes_with_others;
+        raft.runtime_config().elect(may_campaign);
+        let reports = |metrics: &RaftMetrics<Types>| {
+            *metrics.membership_config.membership() == membership || metrics.running_state.is_err()
+        };
+        let reported = raft.wait(Some(FIRST_REPORT)).metrics(reports, "the first report").await;
+        let now = status_of(&reported.map_err(|error| failed(error.to_string()))?);
+        let (sender, status) = watch::channel(now);
+        tokio::spawn(watch_group(shared.node, may_campaign, raft.clone(), sender, snapshot_due));
+        if alone {
+            // Nobody else could lead, so there is nothing to wait for.
+            raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
+        }
+        let group = Group(Arc::new(GroupInner {
+            node: shared.node,
+            waiting: Semaphore::new(config.max_waiting),
+            waiting_bytes: Semaphore::new(config.max_waiting_bytes),
+            config,
+            raft,
+            peers,
+            store,
+            status,
+        }));
+        claim.taken = true;
+        self.0.groups().insert(id, Slot::Open(group.clone()));
+        Ok(group)
+    }
+
+    fn dir(&self, group: GroupId) -> PathBuf {
+        self.0.config.dir.join(group.to_string())
+    }
+
+    /// The group, if it is open here.
+    pub fn group(&self, id: GroupId) -> Option<Group> {
+        match self.0.groups().get(&id) {
+            Some(Slot::Open(group)) => Some(group.clone()),
+            _ => None,
+        }
+    }
+
+    /// All groups that are open here.
+    pub fn groups(&self) -> Vec<Group> {
+        let groups = self.0.groups();
+        groups
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Open(group) => Some(group.clone()),
+                Slot::Busy => None,
+            })
+            .collect()
+    }
+
+    /// Stops a group on this node; its log stays. Returns whether it was open.
+    pub async fn close(&self, id: GroupId) -> bool {
+        let Some(group) = self.group(id) else { return false };
+        if let Err(error) = group.0.raft.shutdown().await {
+            tracing::warn!(group = %id, %error, "a group ended with a panic");
+        }
+        self.0.groups().remove(&id);
+        true
+    }
+
+    /// Stops a group on this node and deletes its log and its snapshots, also
+    /// when it is damaged. The node must no longer be one of the group's voters:
+    /// one that forgot how it voted could vote twice.
+    ///
+    /// # Errors
+    /// When the disk or the log fails.
+    pub async fn remove(&self, id: GroupId) -> Result<(), OpenError> {
+        self.close(id).await;
+        let _claim = self.0.claim(id).ok_or(OpenError::AlreadyOpen(id))?;
+        let failed = |what: String| OpenError::Failed { group: id, what };
+        let dropped = self.0.config.wal.write(id, vec![Write::DropGroup]).await;
+        dropped.map_err(|error| failed(error.to_string()))?;
+        let store = SnapshotStore::open(Arc::clone(&self.0.config.disk), self.dir(id), id);
+        store.and_then(|store| store.remove_all()).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Stops all groups.
+    pub async fn shutdown(&self) {
+        let ids: Vec<GroupId> = self.groups().iter().map(Group::id).collect();
+        for id in ids {
+            self.close(id).await;
+        }
+    }
+
+    /// Works on a message that [`Network::call`] of `from` sent; the answer goes
+    /// back. To keep the order of messages, call this in the order of their
+    /// arrival and await the results elsewhere: what needs the order happens
+    /// before this returns.
+    pub fn handle(&self, from: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, Refusal>> {
+        let mut work = match self.route(from, body) {
+            Ok(work) => work,
+            Err(refusal) => return ready(Err(refusal)).boxed(),
+        };
+        match (&mut work).now_or_never() {
+            Some(answer) => ready(answer).boxed(),
+            None => work,
+        }
+    }
+
+    fn route(
+        &self,
+        from: NodeId,
+        body: Bytes,
+    ) -> Result<BoxFuture<'static, Result<Bytes, Refusal>>, Refusal> {
+        let (header, entries) =
+            decode_request(body).map_err(|error| Refusal::Malformed(error.to_string()))?;
+        self.check_generation(header.generation)?;
+        let group = self.group(header.group).ok_or(Refusal::UnknownGroup(header.group))?;
+        Ok(async move {
+            let answer = group.answer(from, header.request, entries).await?;
+            Ok(Bytes::from(encoding::encode(&answer)))
+        }
+        .boxed())
+    }
+
+    fn check_generation(&self, generation: Generation) -> Result<(), Refusal> {
+        if generation == self.0.config.generation { Ok(()) } else { Err(Refusal::Generation) }
+    }
+
+    /// Receives a snapshot on a stream that [`Network::open_stream`] of `from`
+    /// opened, and answers on it.
+    ///
+    /// # Errors
+    /// Why the snapshot was not taken; the stream is then dropped.
+    pub async fn serve_stream(
+        &self,
+        from: NodeId,
+        header: Bytes,
+        mut stream: ByteStream,
+    ) -> Result<(), Refusal> {
+        let header: SnapshotHeader =
+            encoding::decode(&header).map_err(|error| Refusal::Malformed(error.to_string()))?;
+        self.check_generation(header.generation)?;
+        if header.ballot.node != from {
+            return Err(Refusal::Impersonation);
+        }
+        let group = self.group(header.group).ok_or(Refusal::UnknownGroup(header.group))?;
+        let _permit = self
+            .0
+            .receivers
+            .try_acquire()
+            .map_err(|_| Refusal::Snapshot(format!("{SNAPSHOTS_AT_ONCE} others arrive now")))?;
+        let mut file =
+            group.0.store.create().map_err(|error| Refusal::Snapshot(error.to_string()))?;
+        let path = file.path().to_owned();
+        let received = receive(&mut stream, &mut file, header.bytes).await;
+        let finished = match received {
+            Ok(()) => file.finish().map_err(|error| Refusal::Snapshot(error.to_string())),
+            Err(error) => Err(Refusal::Snapshot(error.to_string())),
+        };
+        let answer = match finished {
+            Ok(file) => group.install(header.ballot, file).await,
+            Err(refusal) => Err(refusal),
+        };
+        group.0.store.discard(&path);
+        let answer = stream_answer(&answer?);
+        let answered = async {
+            stream.send.write_all(&answer).await?;
+            stream.send.shutdown().await
+        };
+        answered.await.map_err(|error| Refusal::Snapshot(error.to_string()))
+    }
+}
+
+async fn receive(
+    stream: &mut ByteStream,
+    file: &mut crate::snapshot_store::UnfinishedFile,
+    bytes: u64,
+) -> io::Result<()> {
+    let mut left = bytes;
+    let mut piece = vec![0; PIECE];
+    while left > 0 {
+        let size = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+        let read = stream.receive.read(&mut piece[..size]);
+        let read = tokio::time::timeout(STREAM_IDLE, read)
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the stream stands still"))??;
+        if read == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the stream ended {left} bytes too early"),
+            ));
+        }
+        file.write_all(&piece[..read])?;
+        left -= read as u64;
+    }
+    Ok(())
+}
+
+fn open_error(group: GroupId, error: &io::Error) -> OpenError {
+    let what = error.to_string();
+    match error.kind() {
+        io::ErrorKind::InvalidData => OpenError::Damaged { group, what },
+        _ => OpenError::Failed { group, what },
+    }
+}
+
+#[cfg(test)]
+mod tests;

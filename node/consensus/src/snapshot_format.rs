@@ -1,0 +1,324 @@
+//! A snapshot as bytes, the same in a file and on a stream.
+//!
+//! ```text
+//! "RUNGSNAP"  version u32  header length u32  header crc u32  header (MessagePack)
+//! then chunks: length u32 (1 to 65536)  crc u32  bytes
+//! then the end: length u32 = 0  crc u32  number of chunks u64  number of bytes u64
+//! ```
+//!
+//! Integers are big-endian. A chunk's CRC-32 also covers its number, so that
+//! chunks can be neither exchanged nor left out. A reader hands out a chunk only
+//! after it has verified it, and reports the end only after the end was verified.
+
+use std::io::{self, Read, Write};
+
+use rung_proto::GroupId;
+use rung_proto::encoding;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::MembershipForm;
+use crate::raft_types::{RaftSnapshotMeta, RaftStoredMembership, log_id, position};
+use crate::status::Position;
+
+const MAGIC: &[u8; 8] = b"RUNGSNAP";
+const VERSION: u32 = 1;
+const CHUNK: usize = 64 << 10;
+const MAX_HEADER: usize = 64 << 10;
+
+/// What is wrong with a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotDamage {
+    /// Something else than a snapshot.
+    #[error("it does not begin with RUNGSNAP")]
+    Magic,
+    /// Written by a newer version.
+    #[error("its version is {0}; this Rung reads {VERSION}")]
+    Version(u32),
+    /// A header that cannot be read.
+    #[error("its header is damaged: {0}")]
+    Header(String),
+    /// A chunk whose checksum is wrong, or whose length is impossible.
+    #[error("chunk {chunk} at byte {offset} is damaged: {what}")]
+    Chunk {
+        /// The number of the chunk, from zero.
+        chunk: u64,
+        /// Where it begins in the content.
+        offset: u64,
+        /// What was seen.
+        what: &'static str,
+    },
+}
+
+impl From<SnapshotDamage> for io::Error {
+    fn from(damage: SnapshotDamage) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, damage)
+    }
+}
+
+/// What a snapshot contains.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotHeader {
+    pub group: GroupId,
+    pub last: Option<Position>,
+    membership_at: Option<Position>,
+    membership: MembershipForm,
+}
+
+impl SnapshotHeader {
+    pub(crate) fn new(group: GroupId, meta: &RaftSnapshotMeta) -> Self {
+        Self {
+            group,
+            last: meta.last_log_id.as_ref().map(position),
+            membership_at: meta.last_membership.log_id().as_ref().map(position),
+            membership: MembershipForm::from(meta.last_membership.membership()),
+        }
+    }
+
+    pub(crate) fn meta(&self) -> Result<RaftSnapshotMeta, SnapshotDamage> {
+        let membership = self
+            .membership
+            .clone()
+            .into_raft()
+            .map_err(|error| SnapshotDamage::Header(error.to_string()))?;
+        Ok(RaftSnapshotMeta {
+            last_log_id: self.last.map(log_id),
+            last_membership: RaftStoredMembership::new(self.membership_at.map(log_id), membership),
+        })
+    }
+}
+
+/// Writes a snapshot: header, everything that `source` yields, end. Returns the
+/// length in bytes of what was written.
+pub(crate) fn write_snapshot(
+    header: &SnapshotHeader,
+    source: &mut dyn Read,
+    out: &mut dyn Write,
+) -> io::Result<u64> {
+    let encoded = encoding::encode(header);
+    let length = u32::try_from(encoded.len()).map_err(io::Error::other)?;
+    out.write_all(MAGIC)?;
+    out.write_all(&VERSION.to_be_bytes())?;
+    out.write_all(&length.to_be_bytes())?;
+    out.write_all(&crc32fast::hash(&encoded).to_be_bytes())?;
+    out.write_all(&encoded)?;
+    let mut written = 20 + u64::from(length);
+    let mut chunk = vec![0; CHUNK];
+    let (mut chunks, mut content) = (0_u64, 0_u64);
+    loop {
+        let size = fill(source, &mut chunk)?;
+        if size == 0 {
+            break;
+        }
+        let size_field = u32::try_from(size).expect("a chunk has at most 65536 bytes");
+        out.write_all(&size_field.to_be_bytes())?;
+        out.write_all(&chunk_checksum(chunks, &chunk[..size]).to_be_bytes())?;
+        out.write_all(&chunk[..size])?;
+        chunks += 1;
+        content += u64::from(size_field);
+        written += 8 + u64::from(size_field);
+    }
+    let mut end = [0; 16];
+    end[..8].copy_from_slice(&chunks.to_be_bytes());
+    end[8..].copy_from_slice(&content.to_be_bytes());
+    out.write_all(&0_u32.to_be_bytes())?;
+    out.write_all(&chunk_checksum(u64::MAX, &end).to_be_bytes())?;
+    out.write_all(&end)?;
+    Ok(written + 24)
+}
+
+fn chunk_checksum(number: u64, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&number.to_be_bytes());
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+/// Reads until the buffer is full or the source ends.
+fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(size) => filled += size,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Reads the content of a snapshot and verifies it on the way.
+pub(crate) struct SnapshotReader<R> {
+    inner: R,
+    chunk: Vec<u8>,
+    at: usize,
+    chunks: u64,
+    content: u64,
+    ended: bool,
+}
+
+impl<R: Read> SnapshotReader<R> {
+    /// Reads and verifies the header.
+    pub(crate) fn open(mut inner: R) -> io::Result<(SnapshotHeader, Self)> {
+        let mut fixed = [0; 20];
+        let size = fill(&mut inner, &mut fixed)?;
+        if size < 20 || &fixed[..8] != MAGIC {
+            return Err(SnapshotDamage::Magic.into());
+        }
+        let field = |at: usize| {
+            u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
+        };
+        if field(8) != VERSION {
+            return Err(SnapshotDamage::Version(field(8)).into());
+        }
+        let length = field(12) as usize;
+        if length > MAX_HEADER {
+            return Err(SnapshotDamage::Header(format!("it claims {length} bytes")).into());
+        }
+        let mut header = vec![0; length];
+        if fill(&mut inner, &mut header)? < length {
+            return Err(SnapshotDamage::Header("it is cut off".to_owned()).into());
+        }
+        if crc32fast::hash(&header) != field(16) {
+            return Err(SnapshotDamage::Header("its checksum is wrong".to_owned()).into());
+        }
+        let header =
+            encoding::decode(&header).map_err(|error| SnapshotDamage::Header(error.to_string()))?;
+        let reader = Self { inner, chunk: Vec::new(), at: 0, chunks: 0, content: 0, ended: false };
+        Ok((header, reader))
+    }
+
+    fn damage(&self, what: &'static str) -> io::Error {
+        SnapshotDamage::Chunk { chunk: self.chunks, offset: self.content, what }.into()
+    }
+
+    fn next_chunk(&mut self) -> io::Result<()> {
+        let mut fixed = [0; 8];
+        if fill(&mut self.inner, &mut fixed)? < 8 {
+            return Err(self.damage("it is cut off"));
+        }
+        let [a, b, c, d, e, f, g, h] = fixed;
+        let size = u32::from_be_bytes([a, b, c, d]) as usize;
+        let checksum = u32::from_be_bytes([e, f, g, h]);
+        if size == 0 {
+            return self.end(checksum);
+        }
+        if size > CHUNK {
+            return Err(self.damage("its length is impossible"));
+        }
+        self.chunk.resize(size, 0);
+        self.at = 0;
+        if fill(&mut self.inner, &mut self.chunk)? < size {
+            return Err(self.damage("it is cut off"));
+        }
+        if chunk_checksum(self.chunks, &self.chunk) != checksum {
+            return Err(self.damage("its checksum is wrong"));
+        }
+        self.chunks += 1;
+        self.content += size as u64;
+        Ok(())
+    }
+
+    fn end(&mut self, checksum: u32) -> io::Result<()> {
+        let mut end = [0; 16];
+        if fill(&mut self.inner, &mut end)? < 16 {
+            return Err(self.damage("the end is cut off"));
+        }
+        let mut expected = [0; 16];
+        expected[..8].copy_from_slice(&self.chunks.to_be_bytes());
+        expected[8..].copy_from_slice(&self.content.to_be_bytes());
+        if end != expected || chunk_checksum(u64::MAX, &end) != checksum {
+            return Err(self.damage("the end does not fit the chunks before it"));
+        }
+        self.ended = true;
+        self.chunk.clear();
+        self.at = 0;
+        Ok(())
+    }
+
+    /// Reads what is left and verifies it.
+    pub(crate) fn verify_rest(mut self) -> io::Result<()> {
+        while !self.ended {
+            self.next_chunk()?;
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for SnapshotReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.chunk.len() && !self.ended {
+            self.next_chunk()?;
+        }
+        let size = buffer.len().min(self.chunk.len() - self.at);
+        buffer[..size].copy_from_slice(&self.chunk[self.at..self.at + size]);
+        self.at += size;
+        Ok(size)
+    }
+}
+
+/// Checks that bytes are one whole snapshot. For fuzzing, and for tools.
+///
+/// # Errors
+/// When they are not: an [`io::ErrorKind::InvalidData`] error that holds a [`SnapshotDamage`].
+pub fn check_snapshot(bytes: &[u8]) -> io::Result<()> {
+    let (header, reader) = SnapshotReader::open(bytes)?;
+    header.meta()?;
+    reader.verify_rest()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn snapshot(content: &[u8]) -> Vec<u8> {
+        let meta = RaftSnapshotMeta {
+            last_log_id: Some(log_id(Position { term: 2, index: 7 })),
+            last_membership: RaftStoredMembership::default(),
+        };
+        let mut out = Vec::new();
+        let header = SnapshotHeader::new(GroupId(5), &meta);
+        let written = write_snapshot(&header, &mut &content[..], &mut out).unwrap();
+        assert_eq!(written, out.len() as u64);
+        out
+    }
+
+    #[test]
+    fn content_of_several_chunks_is_read_back() {
+        let content: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
+        let bytes = snapshot(&content);
+        let (header, mut reader) = SnapshotReader::open(&bytes[..]).unwrap();
+        assert_eq!(header.last, Some(Position { term: 2, index: 7 }));
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        assert_eq!(read, content);
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let bytes = snapshot(b"some content");
+        for cut in 0..bytes.len() {
+            assert!(check_snapshot(&bytes[..cut]).is_err(), "a cut at {cut} was not noticed");
+        }
+        check_snapshot(&bytes).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn every_flipped_byte_is_noticed(at in any::<proptest::sample::Index>(), by in 1..=255_u8) {
+            let mut bytes = snapshot(&[9; 70_000]);
+            let at = at.index(bytes.len());
+            bytes[at] ^= by;
+            prop_assert!(check_snapshot(&bytes).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_a_snapshot_or_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let _ = check_snapshot(&bytes);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Groups over real meshes and real files.
+
+mod membership;
+mod replication;
+mod support;

@@ -1,0 +1,101 @@
+//! Soft state: what a node says of itself. It is pushed to the peers and
+//! gossiped, never decided by consensus, and is forgotten when the node is gone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Incarnation, InstanceId, NodeId, Role};
+
+/// How far an instance is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    /// Being fetched, started, or not yet healthy often enough in a row.
+    Starting,
+    /// Takes requests.
+    Healthy,
+    /// Finishes what it has and takes nothing new.
+    Draining,
+    /// Crashed too often to be tried again here.
+    Failed,
+    /// Drained and gone; its record may be removed.
+    Stopped,
+}
+
+/// One process of an app, as its node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    pub id: InstanceId,
+    pub app: String,
+    pub release: u32,
+    pub state: InstanceState,
+    /// The process, while there is one.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Its port on the node's loopback address.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// How often it was started again after a crash.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When it reached this state, milliseconds since 1970 on its node's clock.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// Why it is not healthy, with the last lines that it printed.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// The machine under a node, read from `/proc`.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Busy share of all processors, 0.0 to 1.0, over the last interval.
+    pub cpu: f64,
+    pub cores: u32,
+    pub memory_total: u64,
+    pub memory_available: u64,
+    /// Of the file system that holds the data directory, in bytes.
+    pub disk_total: u64,
+    pub disk_available: u64,
+    /// Bytes since boot over all interfaces but loopback.
+    pub network_received: u64,
+    pub network_sent: u64,
+    /// Resident memory of `rungd` itself, in bytes.
+    pub process_memory: u64,
+}
+
+/// A supervised actor, for `ctl top`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ActorStatus {
+    pub name: String,
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// Messages waiting in its inbox, and how many fit.
+    pub depth: u64,
+    pub capacity: u64,
+    pub handled: u64,
+    pub restarts: u32,
+}
+
+/// All that a node says of itself. A higher (incarnation, version) replaces a
+/// lower one.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeSoftState {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub version: u64,
+    #[serde(default)]
+    pub instances: Vec<InstanceStatus>,
+    #[serde(default)]
+    pub host: HostStatus,
+    #[serde(default)]
+    pub actors: Vec<ActorStatus>,
+    /// Roles that kept panicking here, with the reason; placed elsewhere.
+    #[serde(default)]
+    pub broken_roles: Vec<(Role, String)>,
+    /// Of the roles that listen, those that do so here now.
+    #[serde(default)]
+    pub serving: Vec<Role>,
+    /// Last control index applied here.
+    #[serde(default)]
+    pub applied_index: u64,
+}

@@ -1,0 +1,6 @@
+//! The web role with real processes.
+
+mod bench;
+mod examples;
+mod lives;
+mod streams;

@@ -1,0 +1,109 @@
+//! `ctl doctor`: what could be wrong, looked at from this node.
+
+use std::sync::Arc;
+
+use rung_control_plane::View;
+use rung_proto::Role;
+use rung_proto::api::{Finding, NodeState, Severity};
+
+use crate::clock::now_ms;
+use crate::node::Node;
+use crate::status;
+
+/// Free space under which a disk is a problem: this share, and this many bytes.
+const DISK_SHARE: f64 = 0.05;
+const DISK_BYTES: u64 = 1 << 30;
+const MEMORY_SHARE: f64 = 0.05;
+const CERTIFICATE_DAYS: u64 = 3;
+
+fn finding(severity: Severity, check: &str, message: String, next: &str) -> Finding {
+    Finding { severity, check: check.to_owned(), message, next: next.to_owned() }
+}
+
+/// Every check, the worst first.
+pub fn examine(node: &Arc<Node>, view: &View) -> Vec<Finding> {
+    let state = node.control.state();
+    let mut findings = Vec::new();
+    for warning in status::warnings(&state, view) {
+        findings.push(finding(Severity::Warning, "redundancy", warning, "`ctl status`"));
+    }
+    for record in state.nodes.values() {
+        let name = &record.name;
+        let seen = view.members.get(&record.id).map(|member| member.state);
+        if seen != Some(NodeState::Alive) {
+            let word =
+                seen.map_or("unknown".to_owned(), |state| format!("{state:?}").to_lowercase());
+            findings.push(finding(
+                Severity::Problem,
+                "nodes",
+                format!("{name} is {word}"),
+                "start it, or `ctl node remove` it if it is gone for good",
+            ));
+        }
+        let Some(soft) = view.soft.get(&record.id) else { continue };
+        for (role, why) in &soft.broken_roles {
+            let next =
+                if *role == Role::Control { "`ctl explain data-corrupt`" } else { "`ctl logs`" };
+            let message = format!("{role} does not run on {name}: {why}");
+            findings.push(finding(Severity::Problem, "roles", message, next));
+        }
+        findings.extend(machine(name, &soft.host));
+    }
+    findings.push(certificate(node));
+    if findings.iter().all(|finding| finding.severity == Severity::Ok) {
+        let message = format!("{} nodes, nothing to complain about", state.nodes.len());
+        findings.push(finding(Severity::Ok, "cluster", message, ""));
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+fn machine(name: &str, host: &rung_proto::soft::HostStatus) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+    let free = host.disk_available;
+    if host.disk_total > 0 && (share(free, host.disk_total) < DISK_SHARE || free < DISK_BYTES) {
+        findings.push(finding(
+            Severity::Problem,
+            "disk",
+            format!("{name} has {} MiB of disk left", free >> 20),
+            "free space on the file system of its data directory",
+        ));
+    }
+    if host.memory_total > 0 && share(host.memory_available, host.memory_total) < MEMORY_SHARE {
+        findings.push(finding(
+            Severity::Warning,
+            "memory",
+            format!("{name} has {} MiB of memory left", host.memory_available >> 20),
+            "run fewer instances there, or give the machine more",
+        ));
+    }
+    findings
+}
+
+fn certificate(node: &Node) -> Finding {
+    let identity = node.identity();
+    let now = now_ms();
+    let (from, until) = (identity.not_before_ms(), identity.not_after_ms());
+    let left_s = until.saturating_sub(now) / 1000;
+    let lifetime = until.saturating_sub(identity.signed_ms());
+    if until <= now || from > now {
+        return finding(
+            Severity::Problem,
+            "certificate",
+            format!("the certificate of {} is not valid now", node.name()),
+            "check this machine's clock",
+        );
+    }
+    // A renewal is due with a third of the life left; at a fifth it has failed.
+    if until.saturating_sub(now) < lifetime / 5 && left_s < CERTIFICATE_DAYS * 86_400 {
+        return finding(
+            Severity::Warning,
+            "certificate",
+            format!("the certificate of {} expires in {left_s} s and was not renewed", node.name()),
+            "`ctl status`: the control group must have a leader",
+        );
+    }
+    let message = format!("the certificate of {} is valid for {} h", node.name(), left_s / 3600);
+    finding(Severity::Ok, "certificate", message, "")
+}

@@ -1,0 +1,256 @@
+//! The command line of `rungd`, and what a node remembers of it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::Parser;
+use rung_control_plane::state::Pin;
+use rung_proto::{Code, Failure, Role};
+use serde::{Deserialize, Serialize};
+
+const AFTER_HELP: &str = "\
+An empty data directory and no --join creates a cluster; with --join it joins
+one. Afterwards `rungd --data DIR` is enough: the node remembers the rest.
+
+  rungd --data d1                                         one machine, every role
+  ctl --data d1 token create > token                      let others join
+  rungd --data d2 --bind 10.0.0.2 --join 10.0.0.1:7400 --token-file token
+
+Ports, plus --port-offset: 7400/udp mesh, 7401 admin, 8080 HTTP, 8443 HTTPS,
+5300 DNS.";
+
+/// A node of Rung: one process that is a whole web backend.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "rungd", version, after_help = AFTER_HELP)]
+pub struct Options {
+    /// Where the node keeps everything it must not forget
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The node's name in the cluster [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The data center that the node is in [default: dc1]
+    #[arg(long)]
+    pub dc: Option<String>,
+    /// The private address: mesh and admin listen here [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub bind: Option<IpAddr>,
+    /// The address that clients reach: HTTP, HTTPS and DNS [default: --bind]
+    #[arg(long, value_name = "IP")]
+    pub public: Option<IpAddr>,
+    /// Added to every port, for several nodes on one address
+    #[arg(long, value_name = "N")]
+    pub port_offset: Option<u16>,
+    /// A file of the same settings (name, dc, bind, public, port_offset, roles,
+    /// cluster); the command line wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Join the cluster of the node whose mesh is here
+    #[arg(long, value_name = "HOST:PORT", requires = "token_file")]
+    pub join: Option<String>,
+    /// A file with a token from `ctl token create`
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// `auto`, or exactly these of control, dns, lb, web
+    #[arg(long, value_name = "auto|ROLE,...")]
+    pub roles: Option<String>,
+    /// The name of a cluster that is created [default: rung]
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Seconds that the certificates this node signs are valid for
+    #[arg(long, value_name = "SECONDS", default_value_t = 30 * 86_400, hide = true)]
+    pub certificate_lifetime: u64,
+}
+
+/// The settings file: the same words as on the command line.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct SettingsFile {
+    name: Option<String>,
+    dc: Option<String>,
+    bind: Option<IpAddr>,
+    public: Option<IpAddr>,
+    port_offset: Option<u16>,
+    roles: Option<String>,
+    cluster: Option<String>,
+}
+
+/// What a node remembers in `node.json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    pub name: String,
+    pub dc: String,
+    pub bind: IpAddr,
+    pub public: IpAddr,
+    pub port_offset: u16,
+    pub cluster: String,
+    /// What `--roles` said at the first start.
+    pub roles: String,
+}
+
+/// Parses a settings file.
+///
+/// # Errors
+/// What is wrong, with the line.
+pub fn parse_settings(text: &str) -> Result<SettingsFile, String> {
+    toml::from_str(text).map_err(|error| error.to_string())
+}
+
+impl Options {
+    /// The settings for this start: the command line, then the settings file,
+    /// then what the node remembers, then defaults. Name and data center are
+    /// fixed once the node has joined.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a name would not do, or contradicts
+    /// what the node is known by.
+    pub fn settings(&self, known: Option<(&Settings, bool)>) -> Result<Settings, Failure> {
+        let remembered = known.map(|(settings, _)| settings);
+        let file = self.read_file()?;
+        let name = self.name.clone().or(file.name);
+        let dc = self.dc.clone().or(file.dc);
+        if let Some((known, true)) = known {
+            let same =
+                |given: &Option<String>, known: &str| given.as_deref().is_none_or(|g| g == known);
+            if !same(&name, &known.name) || !same(&dc, &known.dc) {
+                return Err(Failure::new(
+                    Code::Config,
+                    "a node keeps the name and data center that it joined with",
+                )
+                .because(format!("this one is {} in {}", known.name, known.dc))
+                .next("leave --name and --dc out, or join as a new node with an empty --data"));
+            }
+        }
+        let bind = self
+            .bind
+            .or(file.bind)
+            .or(remembered.map(|known| known.bind))
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let public = self.public.or(file.public).or(remembered.map(|known| known.public));
+        let settings = Settings {
+            name: name.or(remembered.map(|known| known.name.clone())).unwrap_or_else(host_name),
+            dc: dc.or(remembered.map(|known| known.dc.clone())).unwrap_or_else(|| "dc1".to_owned()),
+            bind,
+            public: public.unwrap_or(bind),
+            port_offset: self
+                .port_offset
+                .or(file.port_offset)
+                .or(remembered.map(|known| known.port_offset))
+                .unwrap_or(0),
+            cluster: self
+                .cluster
+                .clone()
+                .or(file.cluster)
+                .or(remembered.map(|known| known.cluster.clone()))
+                .unwrap_or_else(|| "rung".to_owned()),
+            roles: self
+                .roles
+                .clone()
+                .or(file.roles)
+                .or(remembered.map(|known| known.roles.clone()))
+                .unwrap_or_else(|| "auto".to_owned()),
+        };
+        check_name("name", &settings.name)?;
+        check_name("data center", &settings.dc)?;
+        check_name("cluster name", &settings.cluster)?;
+        if u32::from(settings.port_offset) + 8443 > u32::from(u16::MAX) {
+            return Err(Failure::new(Code::Config, "--port-offset is at most 57000"));
+        }
+        parse_pins(&settings.roles)?;
+        Ok(settings)
+    }
+
+    fn read_file(&self) -> Result<SettingsFile, Failure> {
+        let Some(path) = &self.config else { return Ok(SettingsFile::default()) };
+        let cannot = |why: String| {
+            Failure::new(Code::Config, format!("{} cannot be used", path.display())).because(why)
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
+        parse_settings(&text).map_err(cannot)
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let first = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    if first.is_empty() { "node".to_owned() } else { first }
+}
+
+/// Refuses what would not do in a URL, a file name or a table.
+///
+/// # Errors
+/// What would.
+pub fn check_name(what: &str, name: &str) -> Result<(), Failure> {
+    let good = (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if good {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Config, format!("{name:?} will not do as a {what}"))
+        .next("use 1 to 63 of a-z, 0-9 and -, not - at an end"))
+}
+
+/// What `--roles` pins: nothing for `auto`, otherwise every role, one way or the other.
+///
+/// # Errors
+/// When a word names no role.
+pub fn parse_pins(roles: &str) -> Result<BTreeMap<Role, Pin>, Failure> {
+    if roles == "auto" {
+        return Ok(BTreeMap::new());
+    }
+    let mut pins: BTreeMap<Role, Pin> =
+        Role::ALL.into_iter().map(|role| (role, Pin::Exclude)).collect();
+    for word in roles.split(',') {
+        let role: Role = word
+            .trim()
+            .parse()
+            .map_err(|error| Failure::new(Code::Config, "--roles is wrong").because(error))?;
+        pins.insert(role, Pin::Include);
+    }
+    Ok(pins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> Options {
+        Options::parse_from(["rungd", "--data", "d"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn what_is_remembered_serves_until_the_command_line_says_otherwise() {
+        let first = options(&["--name", "n1", "--dc", "east", "--bind", "127.0.0.11"]);
+        let settings = first.settings(None).unwrap();
+        assert_eq!(settings.public, settings.bind);
+        let again = options(&[]).settings(Some((&settings, true))).unwrap();
+        assert_eq!(again, settings);
+        let moved = options(&["--bind", "127.0.0.12"]).settings(Some((&settings, true))).unwrap();
+        assert_eq!(moved.bind.to_string(), "127.0.0.12");
+        let renamed = options(&["--name", "n2"]).settings(Some((&settings, true))).unwrap_err();
+        assert_eq!(renamed.code, Code::Config);
+        // Nobody knows it by that name yet.
+        let renamed = options(&["--name", "n2"]).settings(Some((&settings, false))).unwrap();
+        assert_eq!(renamed.name, "n2");
+    }
+
+    #[test]
+    fn roles_given_by_hand_exclude_the_others() {
+        assert!(parse_pins("auto").unwrap().is_empty());
+        let pins = parse_pins("lb,dns").unwrap();
+        assert_eq!(pins[&Role::Lb], Pin::Include);
+        assert_eq!(pins[&Role::Web], Pin::Exclude);
+        assert!(parse_pins("lb,db").is_err());
+    }
+
+    #[test]
+    fn names_that_would_break_a_url_are_refused() {
+        for name in ["", "-a", "a-", "A", "a b", "ä", &"x".repeat(64)] {
+            assert!(check_name("name", name).is_err(), "{name:?}");
+        }
+        assert!(check_name("name", "n1").is_ok());
+    }
+}

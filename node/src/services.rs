@@ -1,0 +1,250 @@
+//! What other nodes may call on this one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rung_control_plane::sealed::ClusterKey;
+use rung_proto::soft::NodeSoftState;
+use rung_proto::{Code, Failure, NodeId, encoding};
+use rung_runtime::{ServiceTable, ServiceTaken, service as handler};
+use rung_transport::{CallRefusal, IncomingCall, JoinHandler};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+use crate::leader_requests::check_clock;
+use crate::node::{Node, NodeCell, found};
+use crate::protocol::{
+    ControlGroupRequest, EnvRequest, FetchBundle, JoinRequest, LeaderAnswer, LeaderRequest, service,
+};
+
+/// Requests to the leader that are worked on at once; more are refused.
+const LEADER_REQUESTS: usize = 64;
+/// Bundles that peers make this node fetch at once.
+const FETCHES: usize = 4;
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CallRefusal> {
+    encoding::decode(body).map_err(|error| {
+        Failure::new(Code::Usage, "a call of another node cannot be read").because(error).into()
+    })
+}
+
+fn encode<T: Serialize>(value: &T) -> Bytes {
+    Bytes::from(encoding::encode(value))
+}
+
+/// Registers every service of a node.
+///
+/// # Errors
+/// When two have one number.
+pub fn register(node: &Arc<Node>, table: &ServiceTable) -> Result<(), ServiceTaken> {
+    let consensus = node.consensus.clone();
+    table.register(
+        service::RAFT,
+        "raft",
+        Arc::new(move |call: IncomingCall| {
+            let answer = consensus.handle(call.from.node, call.body);
+            async move {
+                answer
+                    .await
+                    .map_err(|refusal| Failure::new(Code::Precondition, refusal.to_string()).into())
+            }
+            .boxed()
+        }),
+    )?;
+    let membership = node.membership.clone();
+    table.register(
+        service::MEMBERSHIP,
+        "membership",
+        handler(move |call: IncomingCall| {
+            let answer = membership.exchange(&call.from, &call.body);
+            async move {
+                answer.map_err(|error| Failure::new(Code::Usage, error.to_string()).into())
+            }
+        }),
+    )?;
+    let here = Arc::clone(node);
+    table.register(
+        service::SOFT_STATE,
+        "soft-state",
+        handler(move |call: IncomingCall| soft_state(Arc::clone(&here), call)),
+    )?;
+    let here = Arc::clone(node);
+    let places = Arc::new(Semaphore::new(LEADER_REQUESTS));
+    table.register(
+        service::LEADER,
+        "leader",
+        handler(move |call: IncomingCall| {
+            let work = tokio::spawn(leader(Arc::clone(&here), Arc::clone(&places), call));
+            async move {
+                work.await.unwrap_or_else(|error| {
+                    let failure = Failure::new(Code::OutcomeUnknown, "the leader failed half way");
+                    Err(failure.because(error).into())
+                })
+            }
+        }),
+    )?;
+    let here = Arc::clone(node);
+    let places = Arc::new(Semaphore::new(FETCHES));
+    table.register(
+        service::FETCH_BUNDLE,
+        "fetch-bundle",
+        handler(move |call: IncomingCall| {
+            fetch_bundle(Arc::clone(&here), Arc::clone(&places), call)
+        }),
+    )?;
+    let here = Arc::clone(node);
+    table.register(
+        service::APP_ENV,
+        "app-env",
+        handler(move |call: IncomingCall| app_env(Arc::clone(&here), call)),
+    )?;
+    Ok(())
+}
+
+/// Registers the service by which the leader opens and closes this node's
+/// replica. It comes last: a start that is not over yet must not be told to
+/// forget its vote.
+///
+/// # Errors
+/// When it is there already.
+pub fn register_control_group(node: &Arc<Node>, table: &ServiceTable) -> Result<(), ServiceTaken> {
+    let here = Arc::clone(node);
+    table.register(
+        service::CONTROL_GROUP,
+        "control-group",
+        handler(move |call: IncomingCall| control_group(Arc::clone(&here), call)),
+    )
+}
+
+/// Takes in a peer's soft state. The answer means that this node routes by it.
+async fn soft_state(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRefusal> {
+    let told: NodeSoftState = decode(&call.body)?;
+    let (incarnation, version) = (told.incarnation, told.version);
+    if incarnation != call.from_incarnation {
+        return Err(Failure::new(Code::Usage, "the state is of another start of that node").into());
+    }
+    node.soft.learn(call.from.node, told);
+    if node.lb.routes_by(call.from.node, incarnation, version).await {
+        return Ok(Bytes::new());
+    }
+    Err(Failure::new(Code::Overloaded, "the balancer has not taken the change in yet").into())
+}
+
+async fn leader(
+    node: Arc<Node>,
+    places: Arc<Semaphore>,
+    call: IncomingCall,
+) -> Result<Bytes, CallRefusal> {
+    let Ok(_place) = places.try_acquire() else { return Err(CallRefusal::Overloaded) };
+    let mut request: LeaderRequest = decode(&call.body)?;
+    if let LeaderRequest::Change(change) = &mut request {
+        let via = node.control.state().node_name(call.from.node);
+        change.requested_by = format!("{} via {via}", change.requested_by);
+    }
+    // A renewal or an admission may be forwarded by a seed: it proves itself by
+    // its key or token. A start is told by the node that started.
+    if let LeaderRequest::Started { node: about, .. } = &request
+        && *about != call.from.node
+    {
+        return Err(speaks_for(call.from.node, *about).into());
+    }
+    Ok(encode(&node.leader_requests.serve(request).await))
+}
+
+fn speaks_for(from: NodeId, about: NodeId) -> Failure {
+    Failure::new(Code::IdentityRefused, format!("node {from} speaks for node {about}"))
+}
+
+async fn control_group(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRefusal> {
+    let from = call.from.node;
+    let leadership = node.control.leadership();
+    // Anybody in the cluster could ask; only a voter, as far as is known, may.
+    // Who knows of no voter yet refuses, and is asked again.
+    if !leadership.voters.contains(&from) {
+        let failure = Failure::new(Code::Precondition, "only a voter may change who votes");
+        return Err(failure.into());
+    }
+    match decode(&call.body)? {
+        ControlGroupRequest::Open { cluster_key } => {
+            let key: [u8; 32] = cluster_key
+                .try_into()
+                .map_err(|_| Failure::new(Code::Usage, "a cluster key has 32 bytes"))?;
+            node.control.keep_key(ClusterKey::from_bytes(key))?;
+            if node.is_broken(rung_proto::Role::Control) {
+                node.control.leave_group().await?;
+                node.report_mended(rung_proto::Role::Control);
+            }
+            node.control.open().await?;
+        }
+        ControlGroupRequest::Leave => {
+            // A farewell that was under way for long may be about an earlier time.
+            if node.is_member().await != Some(false) {
+                let failure = Failure::new(Code::Precondition, "no leader confirms the removal");
+                return Err(failure.into());
+            }
+            node.control.leave_group().await?;
+            node.report_mended(rung_proto::Role::Control);
+        }
+    }
+    Ok(Bytes::new())
+}
+
+async fn fetch_bundle(
+    node: Arc<Node>,
+    places: Arc<Semaphore>,
+    call: IncomingCall,
+) -> Result<Bytes, CallRefusal> {
+    let Ok(_place) = places.try_acquire() else { return Err(CallRefusal::Overloaded) };
+    let request: FetchBundle = decode(&call.body)?;
+    node.bundles.fetch(request.digest).await.map_err(|why| {
+        CallRefusal::from(
+            Failure::new(Code::Unreachable, "the bundle was not fetched").because(why),
+        )
+    })?;
+    Ok(Bytes::new())
+}
+
+/// Gives an app's variables to a node that runs it, and to no other.
+async fn app_env(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRefusal> {
+    let request: EnvRequest = decode(&call.body)?;
+    let state = node.control.state();
+    let runs_it = state.instances_of(&request.app).any(|instance| instance.node == call.from.node);
+    if !runs_it {
+        let failure = Failure::new(Code::Precondition, "the node runs no instance of that app");
+        return Err(failure.into());
+    }
+    Ok(encode(&node.leader_requests.env_answer(&request.app)?))
+}
+
+/// What a joiner may ask: to be admitted, or for a new certificate.
+pub fn join_handler(cell: NodeCell) -> JoinHandler {
+    Arc::new(move |body, address| -> BoxFuture<'static, Result<Bytes, Failure>> {
+        let node = found(&cell);
+        async move {
+            let node =
+                node.ok_or_else(|| Failure::new(Code::Unreachable, "the node is starting"))?;
+            let request: JoinRequest = encoding::decode(&body).map_err(|error| {
+                Failure::new(Code::Usage, "the join request cannot be read").because(error)
+            })?;
+            tracing::info!(%address, "a node asks to join");
+            let request = match request {
+                JoinRequest::Join(joiner) => {
+                    check_clock(joiner.now_ms)?;
+                    LeaderRequest::Admit(joiner)
+                }
+                JoinRequest::Renew { node, csr, now_ms } => {
+                    check_clock(now_ms)?;
+                    LeaderRequest::Renew { node, csr }
+                }
+            };
+            match node.ask_leader(&request).await? {
+                LeaderAnswer::Welcome(welcome) => Ok(encode(&*welcome)),
+                _ => Err(Failure::new(Code::Internal, "the leader answered something else")),
+            }
+        }
+        .boxed()
+    })
+}

@@ -1,0 +1,16 @@
+//! What a user sees of real clusters, also when parts of them die.
+
+mod certificates;
+mod exit_codes;
+mod formation;
+mod inspection;
+mod name_server;
+mod nodes;
+mod operations;
+mod proxying;
+mod python_app;
+mod restarts;
+mod start_errors;
+mod under_load;
+mod variables;
+mod voters;
