@@ -58,9 +58,13 @@ impl Bench {
         Bench { root, role, store, let_go, user, _keep: keep }
     }
 
-    /// Another role on the same directory, as after a restart of the node.
+    /// Another role with what the first one recorded, as after a restart of the
+    /// node. In a directory of its own: the first still runs and writes there.
     pub async fn restart(&self) -> WebRole {
-        open_role(&self.root, &self.store, &self.let_go, policy(), self.user).await
+        let next = self.root.join("next");
+        std::fs::create_dir_all(next.join("web")).unwrap();
+        std::fs::copy(self.root.join("web/sessions.json"), next.join("web/sessions.json")).unwrap();
+        open_role(&next, &self.store, &self.let_go, policy(), self.user).await
     }
 
     pub fn spec(&self, id: u64, variables: &[(&str, &str)]) -> InstanceSpec {
