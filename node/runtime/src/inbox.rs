@@ -114,6 +114,12 @@ impl<M> InboxReceiver<M> {
     pub async fn recv(&mut self) -> Option<M> {
         self.receiver.recv().await.map(Envelope::open)
     }
+
+    /// From now on senders are told that the actor is not running; what waits
+    /// already can still be received.
+    pub fn close(&mut self) {
+        self.receiver.close();
+    }
 }
 
 impl<M: Send + 'static> Inbox<M> {

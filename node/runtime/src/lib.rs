@@ -3,10 +3,11 @@
 //!
 //! `ractor` gives mailboxes, actors and the events of their deaths. This crate
 //! adds what it lacks: restarts with backoff and an intensity ([`Supervisor`],
-//! decided by the pure [`RestartHistory`]), bounded inboxes ([`Inbox`]), calls
-//! to actors on other nodes by (node, incarnation, role, name) ([`ActorRouter`],
-//! [`call`]), the table of what the mesh may call ([`ServiceTable`]), and a
-//! watchdog over event loops ([`Watchdog`]).
+//! decided by the pure [`RestartHistory`]), bounded inboxes ([`Inbox`]), actors
+//! that work on so many requests at once ([`serve_requests`]), calls to actors on
+//! other nodes by (node, incarnation, role, name) ([`ActorRouter`], [`call`]),
+//! the table of what the mesh may call ([`ServiceTable`]), and a watchdog over
+//! event loops ([`Watchdog`]).
 //!
 //! It is *not* a distributed actor system: nothing is located, migrated or
 //! monitored across nodes, and messages are delivered at most once. It carries
@@ -19,6 +20,7 @@ mod remote;
 mod restart;
 mod router;
 mod services;
+mod serving;
 mod supervisor;
 mod watchdog;
 
@@ -30,6 +32,7 @@ pub use remote::{CallOptions, RemoteError, Retry, call};
 pub use restart::{Decision, Exit, Restart, RestartHistory, RestartPolicy};
 pub use router::{ActorRefusal, ActorRouter, Request, RouteTaken, decode_call};
 pub use services::{ServiceHandler, ServiceTable, ServiceTaken, service};
+pub use serving::{Serving, serve_requests};
 pub use supervisor::{
     AddError, ChildSpec, Shutdown, Supervisor, SupervisorEvent, SupervisorGone, TaskResult,
 };

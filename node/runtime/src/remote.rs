@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rung_proto::encoding;
+use rung_proto::{Code, encoding};
 use rung_transport::{CallError, CallRefusal, Lane, Mesh};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,8 +38,8 @@ pub struct CallOptions {
 /// Why there is no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// The node or its actor did not do it, with the exception of
-    /// [`ActorRefusal::NoAnswer`].
+    /// The node or its actor did not do it, unless
+    /// [`RemoteError::outcome_unknown`] says otherwise.
     #[error("the actor was not asked or refused: {0}")]
     Refused(ActorRefusal),
     #[error(transparent)]
@@ -53,27 +53,44 @@ impl RemoteError {
     /// Whether it may have been done.
     pub fn outcome_unknown(&self) -> bool {
         match self {
-            RemoteError::Refused(refusal) => *refusal == ActorRefusal::NoAnswer,
+            RemoteError::Refused(ActorRefusal::NoAnswer) => true,
+            RemoteError::Refused(ActorRefusal::Failed(failure)) => {
+                failure.code == Code::OutcomeUnknown
+            }
+            RemoteError::Refused(_) => false,
             RemoteError::Mesh(error) => error.outcome_unknown(),
             RemoteError::Malformed(_) => true,
+        }
+    }
+
+    /// Whether the actor, or its node, has as much to do as it takes. Nothing
+    /// was done.
+    pub fn is_overloaded(&self) -> bool {
+        match self {
+            RemoteError::Refused(ActorRefusal::Overloaded { .. })
+            | RemoteError::Mesh(CallError::Refused(CallRefusal::Overloaded)) => true,
+            RemoteError::Refused(ActorRefusal::Failed(failure)) => failure.code == Code::Overloaded,
+            _ => false,
         }
     }
 
     /// Whether the same call may go better a moment later.
     fn is_transient(&self) -> bool {
         match self {
-            RemoteError::Refused(refusal) => matches!(
-                refusal,
-                ActorRefusal::Overloaded { .. } | ActorRefusal::NotRunning | ActorRefusal::NoAnswer
-            ),
+            _ if self.is_overloaded() => true,
+            RemoteError::Refused(refusal) => {
+                matches!(refusal, ActorRefusal::NotRunning | ActorRefusal::NoAnswer)
+            }
             RemoteError::Mesh(error) => match error {
                 CallError::QueueFull | CallError::Unreachable(_) | CallError::ConnectionLost => {
                     true
                 }
-                CallError::Refused(refusal) => *refusal == CallRefusal::Overloaded,
                 // A peer that is slow is not helped by being asked twice, and
                 // the deadline has passed anyway.
-                CallError::UnknownPeer | CallError::TooLarge { .. } | CallError::Deadline => false,
+                CallError::Refused(_)
+                | CallError::UnknownPeer
+                | CallError::TooLarge { .. }
+                | CallError::Deadline => false,
             },
             RemoteError::Malformed(_) => false,
         }

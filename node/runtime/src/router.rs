@@ -1,6 +1,7 @@
 //! The actors of this node that other nodes may call.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -62,6 +63,8 @@ pub enum ActorRefusal {
     Failed(Failure),
 }
 
+type Reply<Resp> = oneshot::Sender<Result<Resp, Failure>>;
+
 /// A message that wants an answer.
 #[derive(Debug)]
 pub struct Request<Req, Resp> {
@@ -69,7 +72,7 @@ pub struct Request<Req, Resp> {
     pub from: PeerIdentity,
     /// When the caller gives up.
     pub deadline: Instant,
-    reply: oneshot::Sender<Result<Resp, Failure>>,
+    reply: Reply<Resp>,
 }
 
 impl<Req, Resp> Request<Req, Resp> {
@@ -83,9 +86,46 @@ impl<Req, Resp> Request<Req, Resp> {
         (Self { message, from, deadline, reply }, answer)
     }
 
+    /// Whether nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    pub(crate) fn into_parts(self) -> (Req, PeerIdentity, Reply<Resp>) {
+        (self.message, self.from, self.reply)
+    }
+
     /// Answers; whether anybody still waits.
     pub fn answer(self, answer: Result<Resp, Failure>) -> bool {
         self.reply.send(answer).is_ok()
+    }
+}
+
+impl<Req: Send + 'static, Resp: Send + 'static> Inbox<Request<Req, Resp>> {
+    /// Puts a request in at once, and waits for its answer. It waits for as long
+    /// as the actor takes: `deadline` is what the actor is told, not a limit.
+    ///
+    /// # Errors
+    /// When the actor did not do it, with the exception of
+    /// [`ActorRefusal::NoAnswer`].
+    pub fn ask(
+        &self,
+        message: Req,
+        from: PeerIdentity,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Resp, ActorRefusal>> + Send + use<Req, Resp> {
+        let (request, answer) = Request::new(message, from, deadline);
+        let sent = self.try_send(request).map_err(|refused| match refused {
+            SendError::Full { capacity, .. } => ActorRefusal::Overloaded { capacity },
+            SendError::NotRunning(_) => ActorRefusal::NotRunning,
+        });
+        async move {
+            sent?;
+            match answer.await {
+                Ok(answer) => answer.map_err(ActorRefusal::Failed),
+                Err(_) => Err(ActorRefusal::NoAnswer),
+            }
+        }
     }
 }
 
@@ -201,24 +241,10 @@ where
     Req: DeserializeOwned + Send + 'static,
     Resp: Serialize + Send + 'static,
 {
-    let sent = encoding::decode(body)
-        .map_err(|error| ActorRefusal::Malformed(error.to_string()))
-        .and_then(|message| {
-            let (request, answer) = Request::new(message, from, deadline);
-            match inbox.try_send(request) {
-                Ok(()) => Ok(answer),
-                Err(SendError::Full { capacity, .. }) => Err(ActorRefusal::Overloaded { capacity }),
-                Err(SendError::NotRunning(_)) => Err(ActorRefusal::NotRunning),
-            }
-        });
-    async move {
-        match sent?.await {
-            Ok(Ok(response)) => Ok(Bytes::from(encoding::encode(&response))),
-            Ok(Err(failure)) => Err(ActorRefusal::Failed(failure)),
-            Err(_) => Err(ActorRefusal::NoAnswer),
-        }
-    }
-    .boxed()
+    let asked = encoding::decode(body)
+        .map(|message| inbox.ask(message, from, deadline))
+        .map_err(|error| ActorRefusal::Malformed(error.to_string()));
+    async move { Ok(Bytes::from(encoding::encode(&asked?.await?))) }.boxed()
 }
 
 #[cfg(test)]

@@ -180,3 +180,19 @@ fn only_transient_errors_of_idempotent_calls_are_repeated_within_bounds() {
     let gone = RemoteError::Refused(ActorRefusal::UnknownActor);
     assert_eq!(pause_before_retry(&gone, idempotent, 1, left), None);
 }
+
+#[test]
+fn what_an_actor_says_of_the_outcome_is_believed() {
+    let failed =
+        |code| RemoteError::Refused(ActorRefusal::Failed(Failure::new(code, "an actor says so")));
+    let said = |error: RemoteError| (error.outcome_unknown(), error.is_overloaded());
+    assert_eq!(said(failed(Code::OutcomeUnknown)), (true, false));
+    assert_eq!(said(failed(Code::Overloaded)), (false, true));
+    assert_eq!(said(failed(Code::Precondition)), (false, false));
+    let full = ActorRefusal::Overloaded { capacity: 1 };
+    assert_eq!(said(RemoteError::Refused(full)), (false, true));
+    assert_eq!(said(RemoteError::Refused(ActorRefusal::NoAnswer)), (true, false));
+    let busy = RemoteError::Mesh(CallError::Refused(CallRefusal::Overloaded));
+    assert_eq!(said(busy), (false, true));
+    assert_eq!(said(RemoteError::Mesh(CallError::Deadline)), (true, false));
+}
