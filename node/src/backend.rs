@@ -130,10 +130,12 @@ impl Backend for NodeBackend {
     fn top(&self) -> Answer<'_, Top> {
         Box::pin(async {
             let state = self.node.control.state();
-            let nodes = self
-                .node
-                .soft
-                .all()
+            let mut told = self.node.soft.all();
+            // Its own inboxes as they are, not as they were last measured.
+            if let Some(mine) = told.get_mut(&self.node.id) {
+                mine.actors = self.node.actors.status();
+            }
+            let nodes = told
                 .into_values()
                 .map(|told| NodeTop {
                     name: state.node_name(told.node),

@@ -11,7 +11,10 @@ use rung_control_plane::sealed::ClusterKey;
 use rung_control_plane::{Answer, Command, Outcome, Proposal, State};
 use rung_membership::{MemberState, Membership};
 use rung_proto::{Code, Failure, GroupId, NodeId, encoding};
+use rung_runtime::{ActorAddress, CallOptions, RemoteError, Retry};
 use rung_transport::{CallError, Lane, Mesh};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -19,15 +22,16 @@ use crate::clock::now_ms;
 use crate::control_machine::{ControlMachine, Published};
 use crate::data_dir::DataDir;
 use crate::protocol::{
-    ControlGroupRequest, LeaderAnswer, LeaderReply, LeaderRequest, Leadership, service,
+    ControlGroupRequest, LeaderAnswer, LeaderReply, LeaderRequest, Leadership, actor, service,
 };
+use crate::request_actors;
 
 /// The control group is the first of a cluster's groups.
 pub const GROUP: GroupId = GroupId(0);
 /// How long a proposal may wait for its quorum.
-const PROPOSE: Duration = Duration::from_secs(10);
+pub const PROPOSE: Duration = Duration::from_secs(10);
 /// How long one attempt to ask the leader may take.
-const ASK: Duration = Duration::from_secs(12);
+pub const ASK: Duration = Duration::from_secs(12);
 /// How long to look for a leader before giving up.
 const FIND_LEADER: Duration = Duration::from_secs(8);
 const KEY_FILE: &str = "secrets/cluster.key";
@@ -261,19 +265,19 @@ impl Control {
     }
 
     /// Asks the leader, wherever it is; looks for it for a while when nobody
-    /// leads. `serve` answers when it is this node.
+    /// leads. `ask_here` asks this node itself.
     ///
     /// # Errors
-    /// The leader's refusal, `no-quorum` when none is found, `outcome-unknown`
-    /// when it was asked and did not answer.
+    /// The leader's refusal, `no-quorum` when none is found, `overloaded` when it
+    /// has too much to do, `outcome-unknown` when it was asked and did not answer.
     pub async fn ask_leader<F, Fut>(
         &self,
         request: &LeaderRequest,
-        serve: F,
+        ask_here: F,
     ) -> Result<LeaderAnswer, Failure>
     where
         F: Fn(LeaderRequest) -> Fut,
-        Fut: Future<Output = LeaderReply>,
+        Fut: Future<Output = Result<LeaderReply, RemoteError>>,
     {
         let give_up = Instant::now() + FIND_LEADER;
         let mut hint = self.answering_leader();
@@ -284,24 +288,24 @@ impl Control {
             if let Some(target) = target {
                 tried.insert(target);
                 let reply = if target == self.node {
-                    serve(request.clone()).await
+                    ask_here(request.clone()).await
                 } else {
-                    match self.ask_node(target, request).await {
-                        Ok(reply) => reply,
-                        Err(error) if error.outcome_unknown() && !request.is_idempotent() => {
-                            return Err(unknown_outcome(&error));
-                        }
-                        Err(error) => {
-                            last = format!("{}: {error}", self.state().node_name(target));
-                            LeaderReply::NotLeader { leader: None }
-                        }
-                    }
+                    self.ask_node(target, request).await
                 };
+                hint = None;
                 match reply {
-                    LeaderReply::Answer(answer) => return Ok(*answer),
-                    LeaderReply::Refused(failure) => return Err(failure),
-                    LeaderReply::NotLeader { leader } => {
+                    Ok(LeaderReply::Answer(answer)) => return Ok(*answer),
+                    Ok(LeaderReply::Refused(failure)) => return Err(failure),
+                    Ok(LeaderReply::NotLeader { leader }) => {
                         hint = leader.filter(|leader| *leader != target && self.answers(*leader));
+                    }
+                    // Looking for another leader would add to its load.
+                    Err(error) if error.is_overloaded() => return Err(overloaded(&error)),
+                    Err(error) if error.outcome_unknown() && !request.is_idempotent() => {
+                        return Err(unknown_outcome(&error));
+                    }
+                    Err(error) => {
+                        last = format!("{}: {error}", self.state().node_name(target));
                     }
                 }
             } else {
@@ -356,14 +360,34 @@ impl Control {
         &self,
         node: NodeId,
         request: &LeaderRequest,
-    ) -> Result<LeaderReply, CallError> {
-        let body = Bytes::from(encoding::encode(request));
-        let answer = self.mesh.call(node, Lane::Calls, service::LEADER, body, ASK).await?;
-        Ok(encoding::decode(&answer).unwrap_or_else(|error| {
-            LeaderReply::Refused(
-                Failure::new(Code::Internal, "the leader's answer cannot be read").because(error),
-            )
-        }))
+    ) -> Result<LeaderReply, RemoteError> {
+        self.call_actor(node, actor::LEADER_REQUESTS, request, ASK).await
+    }
+
+    /// Calls an actor of the role control on another node, in the newest start of
+    /// that node that is known here. After a restart it refuses, and nothing was
+    /// done, until membership has told of it.
+    ///
+    /// # Errors
+    /// When it cannot be reached, does not answer in time, or refuses.
+    pub async fn call_actor<Req: Serialize, Resp: DeserializeOwned>(
+        &self,
+        node: NodeId,
+        name: &str,
+        request: &Req,
+        deadline: Duration,
+    ) -> Result<Resp, RemoteError> {
+        let seen = self.membership.view().members.get(&node).map(|member| member.incarnation);
+        let recorded = self.state().nodes.get(&node).map(|record| record.incarnation);
+        let to = ActorAddress {
+            node,
+            incarnation: seen.max(recorded).unwrap_or_default(),
+            role: Some(request_actors::ROLE),
+            name: name.to_owned(),
+        };
+        let (service, lane, retry) = (service::ACTORS, Lane::Calls, Retry::Never);
+        let options = CallOptions { service, lane, deadline, retry };
+        rung_runtime::call(&self.mesh, &to, request, options).await
     }
 
     /// Asks a node, and whom it names as the leader, who takes part in the
@@ -441,7 +465,13 @@ fn leadership_of(status: &GroupStatus) -> Leadership {
     }
 }
 
-fn unknown_outcome(error: &CallError) -> Failure {
+fn overloaded(error: &RemoteError) -> Failure {
+    Failure::new(Code::Overloaded, "the leader has as much to do as it takes; nothing was done")
+        .because(error)
+        .next("try again in a moment")
+}
+
+fn unknown_outcome(error: &RemoteError) -> Failure {
     Failure::new(Code::OutcomeUnknown, "the leader did not answer; it may have done it")
         .because(error)
         .next("`ctl op ls` and `ctl status` tell whether it was done")

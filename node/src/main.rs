@@ -20,6 +20,7 @@ mod node;
 mod observe;
 mod options;
 mod protocol;
+mod request_actors;
 mod role_log;
 mod roles;
 mod routing;

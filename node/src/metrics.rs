@@ -58,10 +58,23 @@ fn cluster(node: &Node, view: &View, out: &mut String) {
         .count(&[], counters.suspicions);
     counter(out, "rung_membership_declared_down_total", "Members this node declared down.")
         .count(&[], counters.declared_down);
-    let mut inboxes = gauge(out, "rung_actor_inbox_depth", "Messages waiting for an actor.");
+    actors(node, out);
+}
+
+fn actors(node: &Node, out: &mut String) {
     let actors = node.actors.status();
-    for actor in &actors {
-        inboxes = inboxes.count(&[("actor", &actor.name)], actor.depth);
+    let with_inbox = || actors.iter().filter(|actor| actor.capacity > 0);
+    let mut depth = gauge(out, "rung_actor_inbox_depth", "Messages waiting for an actor.");
+    for actor in with_inbox() {
+        depth = depth.count(&[("actor", &actor.name)], actor.depth);
+    }
+    let mut capacity = gauge(out, "rung_actor_inbox_capacity", "Messages that may wait for it.");
+    for actor in with_inbox() {
+        capacity = capacity.count(&[("actor", &actor.name)], actor.capacity);
+    }
+    let mut handled = counter(out, "rung_actor_handled_total", "Messages that an actor took.");
+    for actor in with_inbox() {
+        handled = handled.count(&[("actor", &actor.name)], actor.handled);
     }
     let mut restarts = counter(out, "rung_actor_restarts_total", "Restarts of an actor.");
     for actor in &actors {

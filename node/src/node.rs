@@ -10,7 +10,7 @@ use rung_consensus::{Consensus, ConsensusConfig, MeshNetwork};
 use rung_control_plane::State;
 use rung_membership::{Membership, MembershipConfig, Seed, Settings as MembershipSettings};
 use rung_proto::{Code, Failure, Generation, Incarnation, NodeId, Role, encoding};
-use rung_runtime::{Actors, ServiceTable, Supervisor};
+use rung_runtime::{ActorRouter, Actors, ServiceTable, Supervisor};
 use rung_transport::{Handlers, Mesh, MeshConfig, MeshLimits, NodeIdentity};
 use rung_wal::disk::RealDisk;
 use rung_wal::{Wal, WalConfig};
@@ -28,6 +28,7 @@ use crate::lb_role::LbRole;
 use crate::leader_requests::LeaderRequests;
 use crate::options::{Options, Settings};
 use crate::protocol::{Contact, LeaderAnswer, LeaderRequest, service};
+use crate::request_actors::RequestActors;
 use crate::role_log::RoleLog;
 use crate::soft_state::SoftState;
 use crate::web_role::{self, EnvCache};
@@ -54,6 +55,7 @@ pub struct Node {
     pub soft: SoftState,
     pub bundles: Bundles,
     pub leader_requests: LeaderRequests,
+    pub request_actors: RequestActors,
     pub web: WebRole,
     pub lb: LbRole,
     pub dns: DnsRole,
@@ -239,6 +241,11 @@ impl Node {
         };
         let web = start_web(&beginning, &data, store, &cell).await?;
         let actors = Actors::new();
+        let request_actors = RequestActors::new(&actors);
+        let router = ActorRouter::new(incarnation);
+        request_actors
+            .route(&router)
+            .map_err(|error| start_failure("an actor of the node is there twice", &error))?;
         let on_event = crate::roles::on_supervisor_event(Arc::clone(&cell));
         let supervisor = Supervisor::start(Arc::clone(&actors), on_event)
             .await
@@ -256,6 +263,7 @@ impl Node {
             soft,
             bundles,
             leader_requests,
+            request_actors,
             web,
             lb: LbRole::new(),
             dns: DnsRole::default(),
@@ -272,7 +280,7 @@ impl Node {
         let twice = |error: rung_runtime::ServiceTaken| {
             start_failure("a service of the mesh is there twice", &error)
         };
-        services::register(&node, &parts.services).map_err(twice)?;
+        services::register(&node, &parts.services, &router).map_err(twice)?;
         node.begin_control(&beginning, recovery).await?;
         // Only now may a leader open or close this node's replica.
         services::register_control_group(&node, &parts.services).map_err(twice)?;
@@ -386,7 +394,9 @@ impl Node {
     /// # Errors
     /// See [`Control::ask_leader`].
     pub async fn ask_leader(&self, request: &LeaderRequest) -> Result<LeaderAnswer, Failure> {
-        self.control.ask_leader(request, |request| self.leader_requests.serve(request)).await
+        let ask_here =
+            |request| self.request_actors.ask_leader_here(self.identity().peer(), request);
+        self.control.ask_leader(request, ask_here).await
     }
 }
 

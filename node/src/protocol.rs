@@ -16,10 +16,18 @@ pub mod service {
     pub const RAFT: u16 = 1;
     pub const MEMBERSHIP: u16 = 2;
     pub const SOFT_STATE: u16 = 3;
-    pub const LEADER: u16 = 4;
     pub const CONTROL_GROUP: u16 = 5;
     pub const FETCH_BUNDLE: u16 = 6;
-    pub const APP_ENV: u16 = 7;
+    /// Calls of actors by address.
+    pub const ACTORS: u16 = 8;
+}
+
+/// Names of the actors that other nodes may call; both have the role control.
+pub mod actor {
+    /// Takes a `LeaderRequest`.
+    pub const LEADER_REQUESTS: &str = "leader-requests";
+    /// Takes an `EnvRequest`.
+    pub const APP_ENV: &str = "app-env";
 }
 
 /// A balancer's requests to an instance; see the load balancer's crate.

@@ -13,7 +13,7 @@ use crate::follow;
 use crate::leader::Leader;
 use crate::node::{CONTACTS_FILE, Node, NodeCell, found, stored_contacts};
 use crate::protocol::{Contact, LeaderRequest};
-use crate::{certificates, web_role};
+use crate::{certificates, request_actors, web_role};
 
 /// How long a role may take to stop in order.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,13 +35,14 @@ pub fn on_supervisor_event(cell: NodeCell) -> impl Fn(SupervisorEvent) + Send + 
         SupervisorEvent::GaveUp { name, role, reason } => {
             tracing::error!(name, role = role.map(Role::name), reason, "an actor was given up");
             match (role, found(&cell)) {
-                (Some(role), Some(node)) => node.report_broken(role, reason),
-                (None, Some(_)) => {
+                (None | Some(Role::Control), Some(_)) => {
                     // Without it the node is there and does not do its part,
-                    // which nobody would notice. A start may mend it.
+                    // which nobody would notice: a leader would go on to lead
+                    // without taking requests. A start may mend it.
                     tracing::error!("the node cannot do without it; the process ends");
                     std::process::exit(1);
                 }
+                (Some(role), Some(node)) => node.report_broken(role, reason),
                 (_, None) => {}
             }
         }
@@ -54,6 +55,7 @@ pub fn on_supervisor_event(cell: NodeCell) -> impl Fn(SupervisorEvent) + Send + 
 /// When the supervisor has ended, or two actors have one name.
 pub async fn start(node: &Arc<Node>) -> Result<(), AddError> {
     let supervisor = &node.supervisor;
+    request_actors::start(node).await?;
     let leader = Leader {
         node: node.id,
         control: node.control.clone(),

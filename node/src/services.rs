@@ -7,8 +7,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rung_control_plane::sealed::ClusterKey;
 use rung_proto::soft::NodeSoftState;
-use rung_proto::{Code, Failure, NodeId, encoding};
-use rung_runtime::{ServiceTable, ServiceTaken, service as handler};
+use rung_proto::{Code, Failure, encoding};
+use rung_runtime::{ActorRouter, ServiceTable, ServiceTaken, service as handler};
 use rung_transport::{CallRefusal, IncomingCall, JoinHandler};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,11 +17,9 @@ use tokio::sync::Semaphore;
 use crate::leader_requests::check_clock;
 use crate::node::{Node, NodeCell, found};
 use crate::protocol::{
-    ControlGroupRequest, EnvRequest, FetchBundle, JoinRequest, LeaderAnswer, LeaderRequest, service,
+    ControlGroupRequest, FetchBundle, JoinRequest, LeaderAnswer, LeaderRequest, service,
 };
 
-/// Requests to the leader that are worked on at once; more are refused.
-const LEADER_REQUESTS: usize = 64;
 /// Bundles that peers make this node fetch at once.
 const FETCHES: usize = 4;
 
@@ -39,7 +37,11 @@ fn encode<T: Serialize>(value: &T) -> Bytes {
 ///
 /// # Errors
 /// When two have one number.
-pub fn register(node: &Arc<Node>, table: &ServiceTable) -> Result<(), ServiceTaken> {
+pub fn register(
+    node: &Arc<Node>,
+    table: &ServiceTable,
+    actors: &Arc<ActorRouter>,
+) -> Result<(), ServiceTaken> {
     let consensus = node.consensus.clone();
     table.register(
         service::RAFT,
@@ -71,21 +73,7 @@ pub fn register(node: &Arc<Node>, table: &ServiceTable) -> Result<(), ServiceTak
         "soft-state",
         handler(move |call: IncomingCall| soft_state(Arc::clone(&here), call)),
     )?;
-    let here = Arc::clone(node);
-    let places = Arc::new(Semaphore::new(LEADER_REQUESTS));
-    table.register(
-        service::LEADER,
-        "leader",
-        handler(move |call: IncomingCall| {
-            let work = tokio::spawn(leader(Arc::clone(&here), Arc::clone(&places), call));
-            async move {
-                work.await.unwrap_or_else(|error| {
-                    let failure = Failure::new(Code::OutcomeUnknown, "the leader failed half way");
-                    Err(failure.because(error).into())
-                })
-            }
-        }),
-    )?;
+    table.register(service::ACTORS, "actors", actors.service())?;
     let here = Arc::clone(node);
     let places = Arc::new(Semaphore::new(FETCHES));
     table.register(
@@ -94,12 +82,6 @@ pub fn register(node: &Arc<Node>, table: &ServiceTable) -> Result<(), ServiceTak
         handler(move |call: IncomingCall| {
             fetch_bundle(Arc::clone(&here), Arc::clone(&places), call)
         }),
-    )?;
-    let here = Arc::clone(node);
-    table.register(
-        service::APP_ENV,
-        "app-env",
-        handler(move |call: IncomingCall| app_env(Arc::clone(&here), call)),
     )?;
     Ok(())
 }
@@ -131,31 +113,6 @@ async fn soft_state(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRe
         return Ok(Bytes::new());
     }
     Err(Failure::new(Code::Overloaded, "the balancer has not taken the change in yet").into())
-}
-
-async fn leader(
-    node: Arc<Node>,
-    places: Arc<Semaphore>,
-    call: IncomingCall,
-) -> Result<Bytes, CallRefusal> {
-    let Ok(_place) = places.try_acquire() else { return Err(CallRefusal::Overloaded) };
-    let mut request: LeaderRequest = decode(&call.body)?;
-    if let LeaderRequest::Change(change) = &mut request {
-        let via = node.control.state().node_name(call.from.node);
-        change.requested_by = format!("{} via {via}", change.requested_by);
-    }
-    // A renewal or an admission may be forwarded by a seed: it proves itself by
-    // its key or token. A start is told by the node that started.
-    if let LeaderRequest::Started { node: about, .. } = &request
-        && *about != call.from.node
-    {
-        return Err(speaks_for(call.from.node, *about).into());
-    }
-    Ok(encode(&node.leader_requests.serve(request).await))
-}
-
-fn speaks_for(from: NodeId, about: NodeId) -> Failure {
-    Failure::new(Code::IdentityRefused, format!("node {from} speaks for node {about}"))
 }
 
 async fn control_group(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRefusal> {
@@ -205,18 +162,6 @@ async fn fetch_bundle(
         )
     })?;
     Ok(Bytes::new())
-}
-
-/// Gives an app's variables to a node that runs it, and to no other.
-async fn app_env(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRefusal> {
-    let request: EnvRequest = decode(&call.body)?;
-    let state = node.control.state();
-    let runs_it = state.instances_of(&request.app).any(|instance| instance.node == call.from.node);
-    if !runs_it {
-        let failure = Failure::new(Code::Precondition, "the node runs no instance of that app");
-        return Err(failure.into());
-    }
-    Ok(encode(&node.leader_requests.env_answer(&request.app)?))
 }
 
 /// What a joiner may ask: to be admitted, or for a new certificate.

@@ -6,19 +6,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rand::seq::SliceRandom;
 use rung_control_plane::State;
 use rung_control_plane::command::Environment;
 use rung_proto::{NodeId, Role, encoding};
 use rung_runtime::TaskResult;
-use rung_transport::Lane;
 use rung_web::InstanceSpec;
 use tokio::time::timeout;
 
 use crate::data_dir::DataDir;
 use crate::node::Node;
-use crate::protocol::{EnvAnswer, EnvRequest, service};
+use crate::protocol::{EnvAnswer, EnvRequest, actor};
 
 const ASK_ENV: Duration = Duration::from_secs(3);
 /// How soon missing variables are asked for again.
@@ -142,14 +140,10 @@ async fn environment(node: &Node, app: &str, version: u64) -> Option<Environment
 async fn ask_voters(node: &Node, app: &str) -> Option<EnvAnswer> {
     let mut voters = node.control.leadership().voters;
     voters.shuffle(&mut rand::rng());
-    let body = Bytes::from(encoding::encode(&EnvRequest { app: app.to_owned() }));
+    let request = EnvRequest { app: app.to_owned() };
     for voter in voters.into_iter().filter(|voter| *voter != node.id) {
-        let call = node.mesh.call(voter, Lane::Calls, service::APP_ENV, body.clone(), ASK_ENV);
-        match call.await {
-            Ok(answer) => match encoding::decode(&answer) {
-                Ok(answer) => return Some(answer),
-                Err(error) => tracing::warn!(%error, "a voter's answer cannot be read"),
-            },
+        match node.control.call_actor(voter, actor::APP_ENV, &request, ASK_ENV).await {
+            Ok(answer) => return Some(answer),
             Err(error) => tracing::debug!(%voter, %error, "a voter did not give the variables"),
         }
     }

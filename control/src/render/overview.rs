@@ -222,14 +222,19 @@ pub fn top(top: &Top, columns: Option<usize>, color: bool) -> String {
             bytes(host.process_memory).into(),
         ]);
         for actor in &node.actors {
+            // A task has no inbox, so its numbers would say nothing.
+            let inbox = |count: u64| match actor.capacity {
+                0 => Cell::from("-"),
+                _ => count.to_string().into(),
+            };
             let restarted = if actor.restarts > 0 { Tone::Warning } else { Tone::Plain };
             actors.row(vec![
                 node.name.as_str().into(),
                 actor.name.as_str().into(),
                 actor.role.map_or("-", Role::name).into(),
-                actor.depth.to_string().into(),
-                actor.capacity.to_string().into(),
-                actor.handled.to_string().into(),
+                inbox(actor.depth),
+                inbox(actor.capacity),
+                inbox(actor.handled),
                 Cell::toned(actor.restarts.to_string(), restarted),
             ]);
         }
