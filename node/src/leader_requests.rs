@@ -169,7 +169,7 @@ impl LeaderRequests {
                 let (manifest, size) = self.bundles.manifest(*bundle).await?;
                 let created_ms = now_ms();
                 let release = ReleaseRecord { digest: *bundle, size, manifest, created_ms };
-                Ok(Prepared { release: Some(release), env: None })
+                Ok(Prepared { release: Some(release), ..Prepared::default() })
             }
             Change::SetEnv { app, set, unset } => {
                 for (name, value) in set {
@@ -183,7 +183,8 @@ impl LeaderRequests {
                 }
                 let key = self.key()?;
                 let sealed = key.seal(&env_purpose(app), &encoding::encode(&new));
-                Ok(Prepared { release: None, env: Some((sealed, new.into_keys().collect())) })
+                let env = Some((sealed, new.into_keys().collect()));
+                Ok(Prepared { env, ..Prepared::default() })
             }
             _ => Ok(Prepared::default()),
         }

@@ -156,9 +156,11 @@ fn role_child(node: &Arc<Node>, role: Role) -> ChildSpec {
         Role::Dns => ChildSpec::task(role.name(), move |shutdown| {
             here.dns.clone().run(Arc::clone(&here), shutdown)
         }),
-        Role::Control | Role::Lb | Role::Web => ChildSpec::task(role.name(), move |shutdown| {
-            here.lb.clone().run(Arc::clone(&here), shutdown)
-        }),
+        Role::Control | Role::Lb | Role::Web | Role::Db => {
+            ChildSpec::task(role.name(), move |shutdown| {
+                here.lb.clone().run(Arc::clone(&here), shutdown)
+            })
+        }
     };
     spec.role(role)
 }

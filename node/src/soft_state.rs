@@ -57,6 +57,7 @@ impl SoftState {
             actors: Vec::new(),
             broken_roles: Vec::new(),
             serving: Vec::new(),
+            databases: Vec::new(),
             applied_index: 0,
         };
         Self {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use rung_control_plane::state::{NodeRecord, Pin};
+use rung_control_plane::state::{NodeRecord, Pin, ShardRecord};
 use rung_control_plane::{State, View};
 use rung_proto::api::{
-    App, Cluster, ControlRole, Instance, Node, NodeState, Operation, RoleCount, Status, VERSION,
-    Web,
+    App, Cluster, ControlRole, DatabaseReplica, DatabaseShard, Instance, Node, NodeState,
+    Operation, RoleCount, Status, VERSION, Web,
 };
-use rung_proto::soft::InstanceState;
+use rung_proto::soft::{CopyKind, CopyState, InstanceState};
 use rung_proto::{NodeId, Role};
 
 const FINISHED_OPERATIONS: usize = 10;
@@ -22,6 +22,7 @@ pub fn status(me: NodeId, state: &State, view: &View) -> Status {
         cluster: cluster(me, state, view),
         nodes: nodes.into_iter().map(|record| node(record, state, view)).collect(),
         apps: state.apps.keys().filter_map(|name| app(name, state, view)).collect(),
+        db: databases(state, view),
         operations: operations(state),
         warnings: warnings(state, view),
     }
@@ -42,7 +43,7 @@ fn cluster(me: NodeId, state: &State, view: &View) -> Cluster {
         let record = state.role(role);
         let have = match role {
             Role::Control => view.voters.len(),
-            Role::Dns | Role::Lb | Role::Web => record.owners.len(),
+            Role::Dns | Role::Lb | Role::Web | Role::Db => record.owners.len(),
         };
         let want = if role == Role::Web { have } else { record.want as usize };
         roles.insert(role, count(want.min(state.nodes.len()), have));
@@ -118,6 +119,57 @@ fn app(name: &str, state: &State, view: &View) -> Option<App> {
         domain: record.manifest().map(|manifest| manifest.domain.clone()),
         web: Web { want: if record.removing { 0 } else { record.web }, healthy, instances },
     })
+}
+
+/// Every shard of every database.
+fn databases(state: &State, view: &View) -> Vec<DatabaseShard> {
+    let mut shards = Vec::new();
+    for database in state.databases.values() {
+        for (number, record) in &database.shards {
+            shards.push(shard(&database.name, *number, record, state, view));
+        }
+    }
+    shards
+}
+
+fn shard(
+    database: &str,
+    number: u32,
+    record: &ShardRecord,
+    state: &State,
+    view: &View,
+) -> DatabaseShard {
+    let primary = view.primary(record.group);
+    let mut replicas = Vec::new();
+    for node in state.nodes.values() {
+        let Some(copy) = view.copy(node.id, record.group) else { continue };
+        let is_primary = primary.is_some_and(|(primary, _)| primary == node.id);
+        if is_primary || copy.kind == CopyKind::Witness {
+            continue;
+        }
+        let shown = match copy.state {
+            _ if !view.is_up(node.id) => "down",
+            CopyState::CatchingUp => "catching-up",
+            CopyState::Serving => "serving",
+            CopyState::Broken => "broken",
+        };
+        replicas.push(DatabaseReplica {
+            node: node.name.clone(),
+            state: shown.to_owned(),
+            lag_ms: copy.lag_ms,
+            position: copy.sequence,
+            problem: copy.problem.clone(),
+        });
+    }
+    DatabaseShard {
+        database: database.to_owned(),
+        shard: number,
+        epoch: primary.map_or(0, |(_, copy)| copy.epoch),
+        primary: primary.map(|(node, _)| state.node_name(node)),
+        position: primary.map_or(0, |(_, copy)| copy.sequence),
+        replicas,
+        witness: record.witness.map(|node| state.node_name(node)),
+    }
 }
 
 /// Those that run, and the last few that finished.

@@ -17,7 +17,9 @@ pub mod store;
 pub mod unpack;
 
 pub use archive::{ArchiveError, Limits, Summary, inspect};
-pub use manifest::{Instances, Manifest, ManifestError, Web, check_variable, parse_manifest};
+pub use manifest::{
+    Db, Instances, MAX_REPLICAS, Manifest, ManifestError, Web, check_variable, parse_manifest,
+};
 pub use pack::{PackError, Packed, pack, pack_to_vec};
 pub use store::{Incoming, Store, StoreError};
 pub use unpack::unpack;

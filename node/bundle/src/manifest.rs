@@ -21,6 +21,9 @@ pub const MAX_VARIABLES: usize = 256;
 /// Longest value of a variable, in bytes.
 pub const MAX_VARIABLE_BYTES: usize = 16 * 1024;
 
+/// Most replicas of a database: a group has five voters at most.
+pub const MAX_REPLICAS: u32 = 4;
+const DEFAULT_REPLICAS: u32 = 2;
 const MAX_COMMAND_BYTES: usize = 4096;
 const MAX_HEALTH_BYTES: usize = 1024;
 const MAX_DRAIN: Duration = Duration::from_secs(3600);
@@ -40,6 +43,16 @@ pub struct Manifest {
     /// Plain variables for every process of the app.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The database it uses, if it asks for one.
+    #[serde(default)]
+    pub db: Option<Db>,
+}
+
+/// The database of an app. It has the app's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Db {
+    /// Copies beside the primary.
+    pub replicas: u32,
 }
 
 /// The web processes of an app.
@@ -148,7 +161,7 @@ struct RawManifest {
     web: Option<RawWeb>,
     #[serde(default)]
     env: BTreeMap<Spanned<String>, Spanned<RawValue>>,
-    db: Option<Spanned<IgnoredAny>>,
+    db: Option<RawDb>,
     cache: Option<Spanned<IgnoredAny>>,
     worker: Option<Spanned<IgnoredAny>>,
     queue: Option<Spanned<IgnoredAny>>,
@@ -167,6 +180,12 @@ struct RawWeb {
     allow_public_listen: bool,
     test: Option<Spanned<String>>,
     drain_timeout: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDb {
+    replicas: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -220,7 +239,6 @@ pub fn parse_manifest(text: &str) -> Result<Manifest, ManifestError> {
         message,
     };
     let unserved = [
-        ("db", &raw.db),
         ("cache", &raw.cache),
         ("worker", &raw.worker),
         ("queue", &raw.queue),
@@ -258,6 +276,14 @@ pub fn parse_manifest(text: &str) -> Result<Manifest, ManifestError> {
         None => DEFAULT_DRAIN,
         Some(raw) => parse_duration(raw.get_ref()).map_err(|why| at(raw.span().start, why))?,
     };
+    let db = raw.db.map(|db| match db.replicas {
+        Some(count) if *count.get_ref() > MAX_REPLICAS => {
+            let message = format!("a database has at most {MAX_REPLICAS} replicas");
+            Err(at(count.span().start, message))
+        }
+        Some(count) => Ok(Db { replicas: *count.get_ref() }),
+        None => Ok(Db { replicas: DEFAULT_REPLICAS }),
+    });
     if raw.env.len() > MAX_VARIABLES {
         let message = format!("more than {MAX_VARIABLES} variables in [env]");
         return Err(ManifestError { line: None, message });
@@ -280,6 +306,7 @@ pub fn parse_manifest(text: &str) -> Result<Manifest, ManifestError> {
             drain_timeout_ms: u64::try_from(drain.as_millis()).unwrap_or(u64::MAX),
         },
         env,
+        db: db.transpose()?,
     })
 }
 

@@ -7,11 +7,12 @@ use rung_proto::api::{AuditEntry, Event};
 use rung_proto::{Code, Failure};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Answer, Command, Outcome, Proposal};
+use crate::command::{Answer, Command, DatabaseCommand, Outcome, Proposal};
 use crate::secrets::Secrets;
 use crate::state::{Delta, State, Update};
 
 mod apps;
+mod databases;
 mod nodes;
 mod operations;
 
@@ -162,6 +163,7 @@ impl Attempt<'_> {
             | Command::SetEnv { .. }
             | Command::StartRemoval { .. }
             | Command::RemoveApp { .. } => self.app_command(command)?,
+            Command::Database { database, change } => self.database(database, change)?,
             Command::PlaceInstance { app, release, env_version, node } => {
                 self.place(app, *release, *env_version, *node)?;
             }
@@ -212,6 +214,9 @@ fn describe(command: &Command) -> String {
         Command::AdmitNode { node, .. } => format!("admit {}", node.name),
         Command::CreateToken { uses, .. } => format!("create a token for {uses} nodes"),
         Command::RevokeToken { id } => format!("revoke token {id}"),
+        Command::Database { database, change: DatabaseCommand::Create { .. } } => {
+            format!("create the database {database}")
+        }
         Command::CreateCluster { cluster, .. } => format!("create the cluster {}", cluster.name),
         other => {
             let text = format!("{other:?}");

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::operation::{NewOperation, StepUpdate};
 use crate::sealed::Sealed;
 use crate::secrets::Hash;
-use crate::state::{ClusterRecord, NodeRecord, Pin};
+use crate::state::{ClusterRecord, NodeRecord, Pin, ScramVerifier};
 
 /// One entry of the control log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -139,6 +139,10 @@ pub enum Command {
     RemoveInstance {
         id: InstanceId,
     },
+    Database {
+        database: String,
+        change: DatabaseCommand,
+    },
     StartOperation(Box<NewOperation>),
     /// Carries out a step of an operation, or records how it went, if the
     /// operation still is where the runner saw it.
@@ -154,6 +158,22 @@ pub enum Command {
     },
     /// Several changes as one, all of them or none.
     All(Vec<Command>),
+}
+
+/// A change of one database.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatabaseCommand {
+    /// Makes it with one shard; nothing happens when it is there.
+    Create { verifier: ScramVerifier },
+    /// Who creates the group of a shard that nobody has created yet.
+    Found { shard: u32, node: NodeId },
+    /// The founder says that the group exists.
+    Founded { shard: u32, node: NodeId },
+    /// Who keeps only the log.
+    SetWitness { shard: u32, node: Option<NodeId> },
+    /// Who should become the primary.
+    Prefer { shard: u32, node: Option<NodeId> },
 }
 
 /// What a command gives back.

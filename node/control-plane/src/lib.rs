@@ -14,6 +14,7 @@
 
 pub mod apply;
 pub mod command;
+pub mod databases;
 mod instances;
 pub mod operation;
 pub mod placement;
@@ -30,7 +31,7 @@ mod samples;
 mod simulation;
 
 pub use apply::Machine;
-pub use command::{Answer, Command, Outcome, Proposal};
+pub use command::{Answer, Command, DatabaseCommand, Outcome, Proposal};
 pub use plan::plan;
 pub use reconcile::{Action, reconcile};
 pub use state::{Delta, State, Update};

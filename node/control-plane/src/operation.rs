@@ -8,7 +8,7 @@
 //! runners at once, therefore carry out every step once.
 
 use rung_proto::api::{self, OperationState, StepState};
-use rung_proto::soft::InstanceState;
+use rung_proto::soft::{CopyState, InstanceState};
 use rung_proto::{Code, Failure, NodeId, OperationId, Role};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,10 @@ pub enum Work {
     RoleCount { role: Role },
     /// The node owns nothing and runs nothing.
     NodeEmpty { node: NodeId },
+    /// Every shard of the database has a primary that serves.
+    DatabaseServes { database: String },
+    /// The copy on the node is the primary of the shard.
+    PrimaryOn { database: String, shard: u32, node: NodeId },
     /// No instance of the app is left.
     AppGone { app: String },
 }
@@ -228,10 +232,48 @@ fn progress(work: &Work, undoing: bool, state: &State, view: &View) -> Progress 
         Work::RoleOff { role, node } => role_off(*role, *node, state, view),
         Work::RoleCount { role } => role_count(*role, state, view),
         Work::NodeEmpty { node } => node_empty(*node, state, view),
+        Work::DatabaseServes { database } => database_serves(database, state, view),
+        Work::PrimaryOn { database, shard, node } => {
+            primary_on(database, *shard, *node, state, view)
+        }
         Work::AppGone { app } => match state.instances_of(app).count() {
             0 => Progress::Reached,
             left => Progress::Waiting(format!("{left} instances are still draining")),
         },
+    }
+}
+
+fn database_serves(database: &str, state: &State, view: &View) -> Progress {
+    let Some(record) = state.databases.get(database) else {
+        let what = format!("the database {database} was removed meanwhile");
+        return Progress::Failed(Failure::new(Code::NotFound, what));
+    };
+    for (number, shard) in &record.shards {
+        let primary = view.primary(shard.group);
+        if !primary.is_some_and(|(_, copy)| copy.state == CopyState::Serving && shard.founded) {
+            return Progress::Waiting(format!("shard {number} has no primary yet"));
+        }
+    }
+    Progress::Reached
+}
+
+fn primary_on(database: &str, shard: u32, node: NodeId, state: &State, view: &View) -> Progress {
+    let record = state.databases.get(database).and_then(|record| record.shards.get(&shard));
+    let Some(record) = record else {
+        let what = format!("shard {shard} of {database} was removed meanwhile");
+        return Progress::Failed(Failure::new(Code::NotFound, what));
+    };
+    match view.primary(record.group) {
+        Some((primary, copy)) if primary == node && copy.state == CopyState::Serving => {
+            Progress::Reached
+        }
+        Some((primary, _)) if primary == node => {
+            Progress::Waiting("it leads and does not serve yet".to_owned())
+        }
+        Some((primary, _)) => {
+            Progress::Waiting(format!("{} is still the primary", state.node_name(primary)))
+        }
+        None => Progress::Waiting("there is no primary".to_owned()),
     }
 }
 
@@ -325,7 +367,7 @@ fn role_on(role: Role, node: NodeId, state: &State, view: &View) -> Progress {
     }
     let owns = match role {
         Role::Control => view.voters.contains(&node),
-        Role::Dns | Role::Lb | Role::Web => state.owns(node, role),
+        Role::Dns | Role::Lb | Role::Web | Role::Db => state.owns(node, role),
     };
     if !owns {
         return Progress::Waiting("not assigned yet".to_owned());
@@ -353,10 +395,13 @@ fn role_on(role: Role, node: NodeId, state: &State, view: &View) -> Progress {
 fn role_off(role: Role, node: NodeId, state: &State, view: &View) -> Progress {
     let owns = match role {
         Role::Control => view.voters.contains(&node),
-        Role::Dns | Role::Lb | Role::Web => state.owns(node, role),
+        Role::Dns | Role::Lb | Role::Web | Role::Db => state.owns(node, role),
     };
     if owns {
         return Progress::Waiting("still assigned".to_owned());
+    }
+    if role == Role::Db && has_copies(node, view) {
+        return Progress::Waiting("the others still count on its copies".to_owned());
     }
     let left = state.instances.values().filter(|instance| instance.node == node).count();
     if role == Role::Web && left > 0 && !view.is_gone(node, NODE_GRACE_MS) {
@@ -370,6 +415,14 @@ fn role_count(role: Role, state: &State, view: &View) -> Progress {
     let have = match role {
         Role::Control => view.voters.len(),
         Role::Dns | Role::Lb | Role::Web => state.role(role).owners.len(),
+        // A copy counts once it has everything.
+        Role::Db => {
+            let owners = state.role(role).owners;
+            if owners.len() > want {
+                return Progress::Waiting(format!("{} of {want}", owners.len()));
+            }
+            owners.keys().filter(|node| view.serves(**node, role)).count()
+        }
     };
     if have == want {
         return Progress::Reached;
@@ -386,10 +439,15 @@ fn node_empty(node: NodeId, state: &State, view: &View) -> Progress {
         .collect();
     let instances = state.instances.values().filter(|instance| instance.node == node).count();
     // What a node that is gone had is taken from it like from any other.
-    if roles.is_empty() && instances == 0 {
+    if roles.is_empty() && instances == 0 && !has_copies(node, view) {
         return Progress::Reached;
     }
     Progress::Waiting(format!("{instances} instances left, roles {}", roles.join(" ")))
+}
+
+/// Whether a node that is up holds copies of databases.
+fn has_copies(node: NodeId, view: &View) -> bool {
+    view.is_up(node) && view.soft.get(&node).is_some_and(|soft| !soft.databases.is_empty())
 }
 
 /// Whether a node has no role and no instance, which ends a drain.

@@ -12,6 +12,15 @@ use crate::reconcile::NODE_GRACE_MS;
 use crate::state::{AppRecord, NodeRecord, Pin, State};
 use crate::view::View;
 
+/// How long a node with a role must be down before another one gets it. A copy of
+/// a database takes long to make, and a node that starts again has most of it.
+pub fn grace_ms(role: Role) -> u64 {
+    match role {
+        Role::Db => 15_000,
+        Role::Control | Role::Dns | Role::Lb | Role::Web => NODE_GRACE_MS,
+    }
+}
+
 /// Nodes that may be given something new, in the order in which they joined.
 pub fn candidates<'a>(role: Role, state: &'a State, view: &View) -> Vec<&'a NodeRecord> {
     let mut nodes: Vec<&NodeRecord> = state
@@ -35,7 +44,7 @@ fn keepers<'a>(role: Role, state: &'a State, view: &View) -> Vec<&'a NodeRecord>
         .values()
         .filter(|node| owners.contains_key(&node.id))
         .filter(|node| !node.draining && node.pins.get(&role) != Some(&Pin::Exclude))
-        .filter(|node| !view.is_gone(node.id, NODE_GRACE_MS) && !view.is_broken(node.id, role))
+        .filter(|node| !view.is_gone(node.id, grace_ms(role)) && !view.is_broken(node.id, role))
         .collect()
 }
 
@@ -94,7 +103,7 @@ pub fn role_owners(role: Role, state: &State, view: &View) -> BTreeSet<NodeId> {
             chosen.extend(cordoned.into_iter().filter(|node| hosts.contains(&node.id)));
             chosen
         }
-        Role::Control | Role::Dns | Role::Lb => {
+        Role::Control | Role::Dns | Role::Lb | Role::Db => {
             let want = state.role(role).want as usize;
             spread(&pool, role, want, |node| {
                 // An owner stays, whether it votes or not: voters give way to

@@ -6,10 +6,11 @@ use rung_proto::api::Change;
 use rung_proto::{Code, Failure, NodeId, Role};
 
 use crate::operation::NewOperation;
-use crate::state::{AppRecord, NodeRecord, Pin, ReleaseRecord, State};
+use crate::state::{AppRecord, NodeRecord, Pin, ReleaseRecord, ScramVerifier, State};
 use crate::view::View;
 
 mod apps;
+mod databases;
 mod nodes;
 mod roles;
 
@@ -26,6 +27,8 @@ pub struct Prepared {
     pub release: Option<ReleaseRecord>,
     /// The sealed new variables and their names, for [`Change::SetEnv`].
     pub env: Option<(crate::sealed::Sealed, Vec<String>)>,
+    /// What the password of a new database is checked against.
+    pub verifier: Option<ScramVerifier>,
 }
 
 /// Plans a change.
@@ -44,7 +47,7 @@ pub fn plan(
             let release = prepared
                 .release
                 .ok_or_else(|| Failure::new(Code::Internal, "the bundle was not prepared"))?;
-            apps::deploy(release, state, view)
+            apps::deploy(release, prepared.verifier, state, view)
         }
         Change::Rollback { app, release } => apps::rollback(app, *release, state, view),
         Change::SetEnv { app, .. } => apps::set_env(app, prepared, state, view),
@@ -59,6 +62,10 @@ pub fn plan(
         Change::Drain { node } => nodes::drain(node, state, view),
         Change::Cordon { node, on } => nodes::cordon(node, *on, state),
         Change::RemoveNode { node } => nodes::remove_node(node, state, view),
+        Change::Promote { node, database, shard } => {
+            databases::promote(node, database.as_deref(), *shard, state, view)
+        }
+        Change::CreateDatabase { name } => databases::create(name, prepared.verifier, state, view),
     }?;
     if let Some(operation) = &planned {
         refuse_if_busy(operation, state)?;
@@ -99,7 +106,7 @@ fn drain_step_ms(state: &State) -> u64 {
 fn has_role(node: NodeId, role: Role, state: &State, view: &View) -> bool {
     match role {
         Role::Control => view.voters.contains(&node),
-        Role::Dns | Role::Lb | Role::Web => state.owns(node, role),
+        Role::Dns | Role::Lb | Role::Web | Role::Db => state.owns(node, role),
     }
 }
 

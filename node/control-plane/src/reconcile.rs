@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use rung_proto::{InstanceId, NodeId, Role};
 
 use crate::command::Command;
+use crate::databases;
 use crate::instances;
 use crate::operation;
 use crate::placement;
@@ -36,6 +37,7 @@ pub fn reconcile(me: NodeId, state: &State, view: &View) -> Vec<Action> {
     for app in state.apps.values() {
         commands.extend(instances::changes(app, state, view));
     }
+    commands.extend(databases::changes(state, view));
     commands.extend(orphans(state));
     commands.truncate(MAX_COMMANDS);
     actions.extend(commands.into_iter().map(Action::Propose));
@@ -76,7 +78,7 @@ fn voter_changes(me: NodeId, state: &State, view: &View) -> Option<Action> {
 
 fn role_changes(state: &State, view: &View) -> Vec<Command> {
     let mut commands = Vec::new();
-    for role in [Role::Dns, Role::Lb, Role::Web] {
+    for role in [Role::Dns, Role::Lb, Role::Web, Role::Db] {
         let wanted = placement::role_owners(role, state, view);
         let owners = state.role(role).owners;
         let missing: Vec<NodeId> =
@@ -85,7 +87,8 @@ fn role_changes(state: &State, view: &View) -> Vec<Command> {
             commands.push(Command::AssignRole { role, node: *node });
         }
         for node in owners.keys().filter(|node| !wanted.contains(node)) {
-            let gone = view.is_gone(*node, NODE_GRACE_MS) || !state.nodes.contains_key(node);
+            let gone =
+                view.is_gone(*node, placement::grace_ms(role)) || !state.nodes.contains_key(node);
             // The new owner serves before the old one stops.
             // Where nobody can take over, who has it keeps it.
             let replaced = !wanted.is_empty()

@@ -72,6 +72,7 @@ pub fn manifest(name: &str, instances: u32) -> Manifest {
             drain_timeout_ms: 30_000,
         },
         env: BTreeMap::new(),
+        db: None,
     }
 }
 
@@ -154,6 +155,7 @@ pub fn view(state: &State) -> View {
         host: HostStatus::default(),
         actors: Vec::new(),
         broken_roles: Vec::new(),
+        databases: Vec::new(),
         serving: vec![Role::Dns, Role::Lb],
         applied_index: state.index,
     };

@@ -10,7 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use rung_bundle::Manifest;
 use rung_proto::api::{AuditEntry, Event};
 use rung_proto::{
-    ClusterId, Code, Digest, Epoch, Failure, Incarnation, InstanceId, NodeId, OperationId, Role,
+    ClusterId, Code, Digest, Epoch, Failure, GroupId, Incarnation, InstanceId, NodeId, OperationId,
+    Role,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,8 @@ pub const MAX_REMOVED: usize = 4096;
 pub const MAX_NODES: usize = 1024;
 /// Apps a cluster may have.
 pub const MAX_APPS: usize = 256;
+/// Databases a cluster may have.
+pub const MAX_DATABASES: usize = 64;
 /// Instances an app may have.
 pub const MAX_INSTANCES: u32 = 1000;
 
@@ -180,6 +183,46 @@ pub struct InstanceRecord {
     pub changed: u64,
 }
 
+/// What a client's password is checked against, without the password: RFC 5802.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ScramVerifier {
+    #[serde(with = "serde_bytes")]
+    pub salt: Vec<u8>,
+    pub iterations: u32,
+    pub stored_key: [u8; 32],
+    pub server_key: [u8; 32],
+}
+
+/// A database: its name is also that of the user who may use it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatabaseRecord {
+    pub name: String,
+    pub created_ms: u64,
+    pub verifier: ScramVerifier,
+    pub shards: BTreeMap<u32, ShardRecord>,
+}
+
+/// One shard. Who holds its copies is the group's own membership; here stands
+/// only what brings the group into being and what is asked of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ShardRecord {
+    pub group: GroupId,
+    /// The node that creates the group with itself as its only voter. The others
+    /// are added by whoever leads the group.
+    #[serde(default)]
+    pub founder: Option<NodeId>,
+    /// Set once the founder said that the group exists. From then on nobody may
+    /// create it again, whatever happens to its members.
+    #[serde(default)]
+    pub founded: bool,
+    /// The node that keeps only the log while there are two copies.
+    #[serde(default)]
+    pub witness: Option<NodeId>,
+    /// The node that should become the primary, while somebody asks for it.
+    #[serde(default)]
+    pub preferred: Option<NodeId>,
+}
+
 /// The replicated desired state.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct State {
@@ -193,6 +236,8 @@ pub struct State {
     pub roles: BTreeMap<Role, RoleRecord>,
     pub apps: BTreeMap<String, AppRecord>,
     pub instances: BTreeMap<InstanceId, InstanceRecord>,
+    #[serde(default)]
+    pub databases: BTreeMap<String, DatabaseRecord>,
     pub operations: BTreeMap<OperationId, OperationRecord>,
     pub events: VecDeque<Event>,
     pub audit: VecDeque<AuditEntry>,
@@ -214,9 +259,11 @@ impl Default for State {
                 (Role::Dns, want(2)),
                 (Role::Lb, want(2)),
                 (Role::Web, want(0)),
+                (Role::Db, want(0)),
             ]),
             apps: BTreeMap::new(),
             instances: BTreeMap::new(),
+            databases: BTreeMap::new(),
             operations: BTreeMap::new(),
             events: VecDeque::new(),
             audit: VecDeque::new(),
@@ -235,6 +282,7 @@ pub enum Update {
     Role(Role, RoleRecord),
     App(String, Option<Box<AppRecord>>),
     Instance(InstanceId, Option<Box<InstanceRecord>>),
+    Database(String, Option<Box<DatabaseRecord>>),
     Operation(OperationId, Option<Box<OperationRecord>>),
     Event(Event),
     Audit(AuditEntry),
@@ -288,6 +336,7 @@ impl State {
             }
             Update::App(name, record) => put_or_delete(&mut self.apps, name, record),
             Update::Instance(id, record) => put_or_delete(&mut self.instances, id, record),
+            Update::Database(name, record) => put_or_delete(&mut self.databases, name, record),
             Update::Operation(id, record) => put_or_delete(&mut self.operations, id, record),
             Update::Event(event) => push_bounded(&mut self.events, event),
             Update::Audit(entry) => push_bounded(&mut self.audit, entry),

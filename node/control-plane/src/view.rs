@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rung_proto::api::NodeState;
-use rung_proto::soft::{InstanceState, InstanceStatus, NodeSoftState};
-use rung_proto::{InstanceId, NodeId, Role};
+use rung_proto::soft::{CopyKind, CopyStatus, InstanceState, InstanceStatus, NodeSoftState};
+use rung_proto::{GroupId, InstanceId, NodeId, Role};
 
 /// What membership says of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,10 +65,26 @@ impl View {
     pub fn serves(&self, node: NodeId, role: Role) -> bool {
         match role {
             Role::Control | Role::Web => true,
-            Role::Dns | Role::Lb => {
+            Role::Dns | Role::Lb | Role::Db => {
                 self.soft.get(&node).is_some_and(|soft| soft.serving.contains(&role))
             }
         }
+    }
+
+    /// What a node says of its copy of a shard.
+    pub fn copy(&self, node: NodeId, group: GroupId) -> Option<&CopyStatus> {
+        let soft = self.soft.get(&node)?;
+        soft.databases.iter().find(|copy| copy.group == group)
+    }
+
+    /// The primary of a shard: of those that are up and call themselves so, the
+    /// one with the highest epoch.
+    pub fn primary(&self, group: GroupId) -> Option<(NodeId, &CopyStatus)> {
+        let up = self.soft.keys().copied().filter(|node| self.is_up(*node));
+        let copies = up.filter_map(|node| Some((node, self.copy(node, group)?)));
+        copies
+            .filter(|(_, copy)| copy.kind == CopyKind::Primary)
+            .max_by_key(|(_, copy)| (copy.generation, copy.epoch))
     }
 
     /// The control index that a node has applied, as it says.

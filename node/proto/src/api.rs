@@ -47,6 +47,9 @@ pub struct Status {
     pub cluster: Cluster,
     pub nodes: Vec<Node>,
     pub apps: Vec<App>,
+    /// The shards of every database.
+    #[serde(default)]
+    pub db: Vec<DatabaseShard>,
     /// Running operations, and the last ten that finished.
     pub operations: Vec<Operation>,
     /// What an operator should know, for example a single point of failure.
@@ -146,6 +149,38 @@ pub struct Instance {
     pub state: InstanceState,
     #[serde(default)]
     pub restarts: u32,
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// One shard of a database.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatabaseShard {
+    pub database: String,
+    pub shard: u32,
+    /// The term in which the primary leads; 0 while there is none.
+    pub epoch: u64,
+    /// The node that takes writes.
+    pub primary: Option<String>,
+    /// The last batch of transactions that the primary has.
+    #[serde(default)]
+    pub position: u64,
+    pub replicas: Vec<DatabaseReplica>,
+    /// The node that keeps only the log, so that a majority is left when one of
+    /// two copies is lost.
+    #[serde(default)]
+    pub witness: Option<String>,
+}
+
+/// A copy of a shard that is not the primary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatabaseReplica {
+    pub node: String,
+    /// catching-up, serving, broken, or down.
+    pub state: String,
+    /// How far it is behind, as it knows.
+    pub lag_ms: Option<u64>,
+    pub position: u64,
     #[serde(default)]
     pub problem: Option<String>,
 }
@@ -264,6 +299,17 @@ pub enum Change {
     },
     RemoveNode {
         node: String,
+    },
+    /// Makes the copy on a node the primary of a database's shard. The database
+    /// may be left out while there is one.
+    Promote {
+        node: String,
+        database: Option<String>,
+        shard: u32,
+    },
+    /// Creates an empty database.
+    CreateDatabase {
+        name: String,
     },
 }
 

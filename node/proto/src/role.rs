@@ -17,11 +17,13 @@ pub enum Role {
     Lb,
     /// Runs the web processes of apps.
     Web,
+    /// Holds copies of the databases.
+    Db,
 }
 
 impl Role {
     /// Every role, in the order in which they are shown.
-    pub const ALL: [Role; 4] = [Role::Control, Role::Dns, Role::Lb, Role::Web];
+    pub const ALL: [Role; 5] = [Role::Control, Role::Dns, Role::Lb, Role::Web, Role::Db];
 
     /// The word used in commands, files and JSON.
     pub fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Role {
             Role::Dns => "dns",
             Role::Lb => "lb",
             Role::Web => "web",
+            Role::Db => "db",
         }
     }
 }
@@ -42,7 +45,7 @@ impl fmt::Display for Role {
 
 /// A word that names no role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no role {0:?}; roles are control, dns, lb, web")]
+#[error("there is no role {0:?}; roles are control, dns, lb, web, db")]
 pub struct UnknownRole(pub String);
 
 impl FromStr for Role {
@@ -66,6 +69,6 @@ mod tests {
             assert_eq!(role.name().parse::<Role>(), Ok(role));
             assert_eq!(serde_json::to_string(&role).unwrap(), format!("\"{role}\""));
         }
-        assert!("db".parse::<Role>().is_err());
+        assert!("queue".parse::<Role>().is_err());
     }
 }

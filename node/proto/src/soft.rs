@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Incarnation, InstanceId, NodeId, Role};
+use crate::{GroupId, Incarnation, InstanceId, NodeId, Role};
 
 /// How far an instance is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -76,6 +76,58 @@ pub struct ActorStatus {
     pub restarts: u32,
 }
 
+/// What a copy of a shard is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyKind {
+    /// Takes writes: its node leads the shard's group.
+    Primary,
+    /// Follows the primary and answers reads.
+    Replica,
+    /// Keeps the log and votes, and holds no data.
+    Witness,
+}
+
+/// How far a copy of a shard is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopyState {
+    /// It does not have what the others have yet.
+    CatchingUp,
+    /// It answers what it can: a primary reads and writes, a replica reads.
+    Serving,
+    /// It cannot be trusted or used; `problem` says why.
+    Broken,
+}
+
+/// One copy of a shard of a database, as its node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyStatus {
+    pub database: String,
+    pub shard: u32,
+    pub group: GroupId,
+    pub kind: CopyKind,
+    pub state: CopyState,
+    /// The generation of the shard's history; it rises when a copy was recovered
+    /// with the loss of data.
+    pub generation: u64,
+    /// The term of the group that the copy is in.
+    pub epoch: u64,
+    /// The last transaction batch that it has.
+    pub sequence: u64,
+    /// How long ago the primary confirmed that this copy has everything, as far
+    /// as the copy knows; 0 for a primary.
+    #[serde(default)]
+    pub lag_ms: Option<u64>,
+    /// The group's members as this copy last heard of them.
+    #[serde(default)]
+    pub voters: Vec<NodeId>,
+    #[serde(default)]
+    pub learners: Vec<NodeId>,
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
 /// All that a node says of itself. A higher (incarnation, version) replaces a
 /// lower one.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -95,6 +147,9 @@ pub struct NodeSoftState {
     /// Of the roles that listen, those that do so here now.
     #[serde(default)]
     pub serving: Vec<Role>,
+    /// The copies of databases here.
+    #[serde(default)]
+    pub databases: Vec<CopyStatus>,
     /// Last control index applied here.
     #[serde(default)]
     pub applied_index: u64,

@@ -93,6 +93,7 @@ fn told(node: u64, incarnation: u64, instances: &[(u64, InstanceState)]) -> Node
         host: Default::default(),
         actors: Vec::new(),
         broken_roles: Vec::new(),
+        databases: Vec::new(),
         serving: Vec::new(),
         applied_index: 7,
     }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use rung_admin::{AdminConfig, AdminServer, Answer, Backend, Limits, LogQuery, prometheus};
 use rung_proto::api::{
-    App, AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, Cluster, ControlRole, EnvName,
-    Event, Finding, Instance, LogLine, Node, NodeState, NodeTop, Operation, OperationState,
-    RoleCount, Severity, Status, Step, StepState, Token, TokenCreated, TokenRequest, Top, Web,
+    App, AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, Cluster, ControlRole,
+    DatabaseReplica, DatabaseShard, EnvName, Event, Finding, Instance, LogLine, Node, NodeState,
+    NodeTop, Operation, OperationState, RoleCount, Severity, Status, Step, StepState, Token,
+    TokenCreated, TokenRequest, Top, Web,
 };
 use rung_proto::soft::{ActorStatus, HostStatus, InstanceState};
 use rung_proto::{ClusterId, Code, Digest, Failure, InstanceId, NodeId, OperationId, Role};
@@ -202,6 +203,21 @@ pub fn status() -> Status {
             node(2, "east", NodeState::Alive, &[Role::Lb, Role::Web], ControlRole::Follower),
             node(3, "west", NodeState::Down, &[], ControlRole::Follower),
         ],
+        db: vec![DatabaseShard {
+            database: "photos".to_owned(),
+            shard: 0,
+            epoch: 7,
+            primary: Some("n1".to_owned()),
+            position: 1207,
+            replicas: vec![DatabaseReplica {
+                node: "n2".to_owned(),
+                state: "serving".to_owned(),
+                lag_ms: Some(12),
+                position: 1206,
+                problem: None,
+            }],
+            witness: Some("n3".to_owned()),
+        }],
         apps: vec![App {
             name: "photos".to_owned(),
             release: 4,

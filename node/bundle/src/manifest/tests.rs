@@ -52,7 +52,7 @@ fn an_unknown_key_is_an_error_with_its_line() {
 
 #[test]
 fn a_tier_that_this_version_lacks_is_refused_by_name() {
-    for section in ["db", "cache", "worker.resize", "static", "queue", "cdn"] {
+    for section in ["cache", "worker.resize", "static", "queue", "cdn"] {
         let error = error_of(&format!("{HELLO}\n[{section}]\nx = 1\n"));
         let tier = section.split('.').next().unwrap();
         assert!(error.message.contains(&format!("does not serve [{tier}]")), "{error}");

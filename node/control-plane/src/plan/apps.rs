@@ -2,12 +2,12 @@
 
 use rung_proto::{Code, Failure, Role};
 
-use super::{Planned, Prepared, STEP_MS, find_app, no_candidate};
+use super::{Planned, Prepared, STEP_MS, databases, find_app, no_candidate};
 use crate::command::Command;
 use crate::operation::{NewOperation, StepRecord, Work};
 use crate::placement;
 use crate::reconcile::app_subject;
-use crate::state::{AppRecord, MAX_INSTANCES, ReleaseRecord, State};
+use crate::state::{AppRecord, MAX_INSTANCES, ReleaseRecord, ScramVerifier, State};
 use crate::view::View;
 
 /// How long a data center may take to take over a release.
@@ -81,6 +81,7 @@ fn make_current(app: &str, release: u32) -> StepRecord {
 
 pub(super) fn deploy(
     release: ReleaseRecord,
+    verifier: Option<ScramVerifier>,
     state: &State,
     view: &View,
 ) -> Result<Planned, Failure> {
@@ -101,14 +102,19 @@ pub(super) fn deploy(
     refuse_without_web_nodes(state, view)?;
     let number = existing.map_or(1, AppRecord::next_release);
     let drain = existing.map_or(0, drain_ms).max(release.manifest.web.drain_timeout_ms);
-    let put = Command::PutRelease {
+    let (mut initial, database) = match release.manifest.db {
+        Some(db) => databases::creation(&name, db.replicas + 1, verifier, state)?,
+        None => (Vec::new(), None),
+    };
+    initial.push(Command::PutRelease {
         app: name.clone(),
         release: number,
         digest: release.digest,
         size: release.size,
         manifest: Box::new(release.manifest),
-    };
-    let mut steps = roll_out(&name, Some(number), ("start", Order::Forth), drain, state);
+    });
+    let mut steps: Vec<StepRecord> = database.into_iter().collect();
+    steps.extend(roll_out(&name, Some(number), ("start", Order::Forth), drain, state));
     steps.push(make_current(&name, number));
     let compensation = match current {
         Some(current) => {
@@ -127,7 +133,7 @@ pub(super) fn deploy(
         kind: "deploy".to_owned(),
         summary: format!("deploy {name} release {number}"),
         subjects: vec![app_subject(&name)],
-        initial: vec![put],
+        initial,
         steps,
         compensation,
     }))

@@ -141,14 +141,14 @@ pub(super) fn add_role(
     match role {
         Role::Control => refuse_too_many_pinned_voters(node, None, state)?,
         // Nobody else is to lose the role because one more gets it.
-        Role::Dns | Role::Lb if !had.owners.contains_key(&node.id) => {
+        Role::Dns | Role::Lb | Role::Db if !had.owners.contains_key(&node.id) => {
             let want = had.want.max(had.owners.len() as u32 + 1);
             if want != had.want {
                 initial.push(Command::SetRoleWant { role, want });
                 back.push(Command::SetRoleWant { role, want: had.want });
             }
         }
-        Role::Dns | Role::Lb | Role::Web => {}
+        Role::Dns | Role::Lb | Role::Web | Role::Db => {}
     }
     Ok(Some(NewOperation {
         kind: "role-add".to_owned(),
@@ -208,7 +208,9 @@ pub(super) fn giver<'a>(
 ) -> Option<&'a NodeRecord> {
     let owners: BTreeSet<NodeId> = match role {
         Role::Control => view.voters.clone(),
-        Role::Dns | Role::Lb | Role::Web => state.role(role).owners.keys().copied().collect(),
+        Role::Dns | Role::Lb | Role::Web | Role::Db => {
+            state.role(role).owners.keys().copied().collect()
+        }
     };
     owners
         .iter()

@@ -34,7 +34,7 @@ fn refused(change: &Change, machine: &Machine, seen: &View) -> Code {
 fn deploy(name: &str, byte: u8, machine: &Machine, seen: &View) -> Result<Planned, Failure> {
     let release = release(name, byte, 2);
     let change = Change::Deploy { bundle: release.digest };
-    plan(&change, Prepared { release: Some(release), env: None }, &machine.state, seen)
+    plan(&change, Prepared { release: Some(release), ..Prepared::default() }, &machine.state, seen)
 }
 
 fn node(name: &str) -> String {
@@ -99,7 +99,7 @@ fn a_domain_belongs_to_one_app_also_when_an_old_release_comes_back() {
     let mut taken = release("shop", 7, 1);
     taken.manifest.domain = "notes.test".to_owned();
     let change = Change::Deploy { bundle: taken.digest };
-    let prepared = Prepared { release: Some(taken), env: None };
+    let prepared = Prepared { release: Some(taken), ..Prepared::default() };
     let failure = plan(&change, prepared, &machine.state, &seen).unwrap_err();
     assert_eq!(failure.code, Code::AlreadyExists);
 

@@ -16,7 +16,7 @@ pub type Asked = (Change, Prepared);
 pub fn deploy(app: &str, byte: u8, instances: u32) -> Asked {
     let release = release(app, byte, instances);
     let change = Change::Deploy { bundle: release.digest };
-    (change, Prepared { release: Some(release), env: None })
+    (change, Prepared { release: Some(release), ..Prepared::default() })
 }
 
 pub fn plain(change: Change) -> Asked {
@@ -26,7 +26,7 @@ pub fn plain(change: Change) -> Asked {
 pub fn set_env(app: &str) -> Asked {
     let sealed = ClusterKey::from_bytes([1; 32]).seal("env/notes", b"x");
     let change = Change::SetEnv { app: app.to_owned(), set: BTreeMap::new(), unset: Vec::new() };
-    (change, Prepared { release: None, env: Some((sealed, vec!["A".to_owned()])) })
+    (change, Prepared { env: Some((sealed, vec!["A".to_owned()])), ..Prepared::default() })
 }
 
 /// One kind of operation: what comes before it, what it is, how it ends.

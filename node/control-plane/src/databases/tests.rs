@@ -1,0 +1,220 @@
+use rung_proto::api::Change;
+use rung_proto::soft::CopyStatus;
+use rung_proto::{Code, GroupId};
+
+use super::*;
+use crate::Machine;
+use crate::operation::OperationRecord;
+use crate::plan::{Prepared, plan};
+use crate::samples::{Applies, cluster, ids, kill, release, view};
+use crate::state::ScramVerifier;
+
+fn verifier() -> ScramVerifier {
+    ScramVerifier { salt: vec![1; 16], iterations: 4096, stored_key: [2; 32], server_key: [3; 32] }
+}
+
+/// What the leader would do about roles and databases, until it wants nothing more.
+fn settle(machine: &mut Machine, view: &mut View) {
+    for _ in 0..50 {
+        let actions = crate::reconcile(NodeId(1), &machine.state, view);
+        let mut commands = actions.into_iter().filter_map(|action| match action {
+            crate::Action::Propose(command) => Some(command),
+            _ => None,
+        });
+        let Some(command) = commands.next() else { return };
+        machine.run(command).expect("what the leader proposes can be applied");
+        copies_follow(machine, view);
+    }
+    panic!("the leader never rests");
+}
+
+/// The nodes do what the state says: the founder leads, owners follow.
+fn copies_follow(machine: &Machine, view: &mut View) {
+    let state = &machine.state;
+    for soft in view.soft.values_mut() {
+        soft.applied_index = state.index;
+        soft.databases.clear();
+        soft.serving = vec![Role::Dns, Role::Lb, Role::Db];
+    }
+    for shard in state.databases.values().flat_map(|database| database.shards.values()) {
+        let Some(founder) = shard.founder else { continue };
+        let members: Vec<NodeId> = copies(state).into_iter().chain([founder]).collect();
+        for node in members.iter().copied().collect::<BTreeSet<_>>() {
+            let kind = if node == founder { CopyKind::Primary } else { CopyKind::Replica };
+            let told = copy(shard.group, kind, &members);
+            view.soft.get_mut(&node).expect("a node of the sample").databases.push(told);
+        }
+    }
+}
+
+fn copy(group: GroupId, kind: CopyKind, voters: &[NodeId]) -> CopyStatus {
+    CopyStatus {
+        database: "photos".to_owned(),
+        shard: 0,
+        group,
+        kind,
+        state: CopyState::Serving,
+        generation: 1,
+        epoch: 1,
+        sequence: 10,
+        lag_ms: Some(0),
+        voters: voters.to_vec(),
+        learners: Vec::new(),
+        problem: None,
+    }
+}
+
+fn with_database(dcs: &[&str]) -> (Machine, View) {
+    let mut machine = cluster(dcs);
+    let mut view = view(&machine.state);
+    let prepared = Prepared { verifier: Some(verifier()), ..Prepared::default() };
+    let change = Change::CreateDatabase { name: "photos".to_owned() };
+    let new = plan(&change, prepared, &machine.state, &view).unwrap().unwrap();
+    machine.run(Command::StartOperation(Box::new(new))).unwrap();
+    settle(&mut machine, &mut view);
+    (machine, view)
+}
+
+fn the_shard(machine: &Machine) -> &ShardRecord {
+    &machine.state.databases["photos"].shards[&0]
+}
+
+fn promote(node: &str, machine: &Machine, view: &View) -> Result<bool, rung_proto::Failure> {
+    let change = Change::Promote { node: node.to_owned(), database: None, shard: 0 };
+    plan(&change, Prepared::default(), &machine.state, view).map(|planned| planned.is_some())
+}
+
+fn last_operation(machine: &Machine) -> &OperationRecord {
+    machine.state.operations.values().next_back().expect("there is an operation")
+}
+
+#[test]
+fn a_group_has_an_odd_number_of_voters_where_it_can_and_keeps_those_that_vote() {
+    let none = BTreeSet::new();
+    assert_eq!(voters(&ids(&[1]), None, &none), ids(&[1]));
+    assert_eq!(voters(&ids(&[1, 2]), None, &none), ids(&[1, 2]));
+    assert_eq!(voters(&ids(&[1, 2]), Some(NodeId(3)), &none), ids(&[1, 2, 3]));
+    assert_eq!(voters(&ids(&[1, 2, 3, 4]), None, &ids(&[2, 3, 4])), ids(&[2, 3, 4]));
+    assert_eq!(voters(&ids(&[1, 2, 3, 4, 5, 6, 7]), None, &ids(&[7])).len(), 5);
+    assert!(voters(&ids(&[1, 2, 3, 4, 5, 6]), None, &ids(&[6])).contains(&NodeId(6)));
+}
+
+#[test]
+fn a_new_database_is_founded_once_and_gets_its_copies_in_both_data_centers() {
+    let (machine, _) = with_database(&["east", "west", "east", "west", "east"]);
+    let shard = the_shard(&machine);
+    assert!(shard.founded);
+    let owners = copies(&machine.state);
+    assert_eq!(owners.len(), 3);
+    let dcs: BTreeSet<&str> =
+        owners.iter().map(|node| machine.state.nodes[node].dc.as_str()).collect();
+    assert_eq!(dcs.len(), 2);
+    assert_eq!(last_operation(&machine).state, rung_proto::api::OperationState::Done);
+}
+
+#[test]
+fn a_group_that_was_founded_is_never_founded_again() {
+    let (mut machine, mut view) = with_database(&["east", "west", "east"]);
+    let founder = the_shard(&machine).founder;
+    kill(&mut view, founder.unwrap().0);
+    settle(&mut machine, &mut view);
+    assert_eq!(the_shard(&machine).founder, founder);
+    let again = Command::Database {
+        database: "photos".to_owned(),
+        change: DatabaseCommand::Found { shard: 0, node: NodeId(2) },
+    };
+    assert_eq!(machine.run(again).unwrap_err().code, Code::Precondition);
+}
+
+#[test]
+fn another_node_founds_the_group_when_the_first_one_dies_before_it_did() {
+    let mut machine = cluster(&["east", "west", "east"]);
+    let mut view = view(&machine.state);
+    let create = Command::Database {
+        database: "photos".to_owned(),
+        change: DatabaseCommand::Create { verifier: verifier() },
+    };
+    machine.run(Command::SetRoleWant { role: Role::Db, want: 3 }).unwrap();
+    machine.run(create).unwrap();
+    // Nobody does anything yet.
+    let found = |machine: &mut Machine, view: &View| {
+        while let Some(command) = role_and_database_change(machine, view) {
+            machine.run(command).unwrap();
+        }
+        the_shard(machine).founder.unwrap()
+    };
+    let first = found(&mut machine, &view);
+    kill(&mut view, first.0);
+    view.now_ms += 60_000;
+    let second = found(&mut machine, &view);
+    assert_ne!(first, second);
+    assert!(!the_shard(&machine).founded);
+}
+
+fn role_and_database_change(machine: &Machine, view: &View) -> Option<Command> {
+    crate::reconcile(NodeId(1), &machine.state, view).into_iter().find_map(|action| match action {
+        crate::Action::Propose(
+            command @ (Command::Database { .. } | Command::AssignRole { role: Role::Db, .. }),
+        ) => Some(command),
+        _ => None,
+    })
+}
+
+#[test]
+fn two_copies_get_a_witness_and_three_do_not_need_one() {
+    let (mut machine, mut view) = with_database(&["east", "west", "east"]);
+    assert_eq!(the_shard(&machine).witness, None);
+    machine.run(Command::SetRoleWant { role: Role::Db, want: 2 }).unwrap();
+    settle(&mut machine, &mut view);
+    let copies = copies(&machine.state);
+    assert_eq!(copies.len(), 2);
+    let witness = the_shard(&machine).witness.expect("a witness");
+    assert!(!copies.contains(&witness));
+}
+
+#[test]
+fn a_replica_can_be_promoted_and_the_primary_is_there_already() {
+    let (machine, view) = with_database(&["east", "west", "east"]);
+    let (primary, _) = view.primary(the_shard(&machine).group).unwrap();
+    for node in copies(&machine.state) {
+        let name = machine.state.node_name(node);
+        assert_eq!(promote(&name, &machine, &view), Ok(node != primary));
+    }
+}
+
+#[test]
+fn a_promotion_that_could_lose_something_is_refused_with_every_reason() {
+    let (machine, mut view) = with_database(&["east", "west", "east", "west", "east"]);
+    let group = the_shard(&machine).group;
+    let (primary, _) = view.primary(group).unwrap();
+    let copies = copies(&machine.state);
+    let replica = copies.iter().find(|node| **node != primary).copied().unwrap();
+    let told = view.soft.get_mut(&replica).unwrap().databases.first_mut().unwrap();
+    (told.state, told.lag_ms) = (CopyState::CatchingUp, Some(1500));
+    let other = machine.state.nodes.keys().find(|node| !copies.contains(node)).copied().unwrap();
+    for node in [replica, other] {
+        let name = machine.state.node_name(node);
+        let failure = promote(&name, &machine, &view).unwrap_err();
+        assert_eq!(failure.code, Code::NoCandidate);
+        let why = failure.to_string();
+        assert!(why.contains("is catching up, 1500 ms behind"), "{why}");
+        assert!(why.contains("has no copy") && why.contains("is the primary"), "{why}");
+    }
+}
+
+#[test]
+fn a_deploy_of_an_app_with_a_database_waits_for_it_first() {
+    let machine = cluster(&["east"]);
+    let view = view(&machine.state);
+    let mut release = release("photos", 1, 1);
+    release.manifest.db = Some(rung_bundle::Db { replicas: 1 });
+    let prepared = Prepared {
+        release: Some(release.clone()),
+        verifier: Some(verifier()),
+        ..Prepared::default()
+    };
+    let change = Change::Deploy { bundle: release.digest };
+    let new = plan(&change, prepared, &machine.state, &view).unwrap().unwrap();
+    assert_eq!(new.steps[0].name, "wait for the database photos");
+    assert!(new.initial.contains(&Command::SetRoleWant { role: Role::Db, want: 2 }));
+}
