@@ -132,3 +132,41 @@ fn app_env(node: &Node, request: &EnvRequest, from: &PeerIdentity) -> Result<Env
     }
     node.leader_requests.env_answer(&request.app)
 }
+
+#[cfg(test)]
+mod tests {
+    use rung_proto::{ClusterId, Incarnation};
+
+    use super::*;
+
+    fn me() -> PeerIdentity {
+        PeerIdentity { cluster: ClusterId(1), node: NodeId(1), dc: "east".into() }
+    }
+
+    #[tokio::test]
+    async fn this_node_asks_its_own_leader_actor_on_the_terms_of_the_others() {
+        let actors = Actors::new();
+        let requests = RequestActors::new(&actors);
+        requests.route(&ActorRouter::new(Incarnation(1))).expect("two actors of two names");
+        let asleep = requests.ask_leader_here(me(), LeaderRequest::Members).await.unwrap_err();
+        assert!(!asleep.outcome_unknown() && !asleep.is_overloaded(), "{asleep}");
+
+        let receiver = requests.leader.attach_task();
+        let waiting: Vec<_> = (0..WAITING)
+            .map(|_| requests.leader.ask(LeaderRequest::Members, me(), Instant::now() + ASK))
+            .collect();
+        let status = actors.status();
+        let status = status.iter().find(|actor| actor.name == actor::LEADER_REQUESTS).unwrap();
+        assert_eq!((status.depth, status.capacity), (WAITING as u64, WAITING as u64));
+        assert_eq!(status.role, Some(ROLE));
+        let refused = requests.ask_leader_here(me(), LeaderRequest::Members).await.unwrap_err();
+        assert!(refused.is_overloaded() && !refused.outcome_unknown(), "{refused}");
+
+        // What dies with the actor may have been done.
+        drop(receiver);
+        for waiting in waiting {
+            let ended = RemoteError::Refused(waiting.await.unwrap_err());
+            assert!(ended.outcome_unknown(), "{ended}");
+        }
+    }
+}

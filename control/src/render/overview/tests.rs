@@ -1,4 +1,5 @@
-use rung_proto::api::OperationState;
+use rung_proto::api::{NodeTop, OperationState};
+use rung_proto::soft::ActorStatus;
 
 use super::*;
 
@@ -123,4 +124,25 @@ error: photos 5 is bad
     let text = table.render(Some(80), false);
     assert!(text.lines().all(|line| line.chars().count() <= 80));
     assert!(text.contains("7   deploy  rolled-back  1m   ssss"), "{text}");
+}
+
+#[test]
+fn top_shows_the_inboxes_of_actors_and_none_for_tasks() {
+    let actor = |name: &str, depth, capacity, handled| ActorStatus {
+        name: name.to_owned(),
+        role: None,
+        depth,
+        capacity,
+        handled,
+        restarts: 0,
+    };
+    let actors = vec![actor("leader-requests", 3, 64, 0), actor("peers", 0, 0, 0)];
+    let node = NodeTop { name: "n1".to_owned(), host: Default::default(), actors };
+    let page = super::top(&Top { nodes: vec![node] }, Some(80), false);
+    let words = |name: &str| -> Vec<String> {
+        let line = page.lines().find(|line| line.contains(name)).expect("a line of the actor");
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(words("leader-requests"), ["n1", "leader-requests", "-", "3", "64", "0", "0"]);
+    assert_eq!(words("peers"), ["n1", "peers", "-", "-", "-", "-", "0"]);
 }
