@@ -43,6 +43,49 @@ pub struct Relation {
     /// A view's query as PostgreSQL's text.
     pub definition: Option<String>,
     pub comment: Option<String>,
+    /// The number that the next new column gets; 0 stands for one more than the last
+    /// column's.
+    #[serde(default)]
+    pub next_column: i16,
+}
+
+impl Relation {
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    pub fn constraint(&self, name: &str) -> Option<&Constraint> {
+        self.constraints.iter().find(|constraint| constraint.name == name)
+    }
+
+    pub fn primary_key(&self) -> Option<&Constraint> {
+        self.constraints.iter().find(|constraint| constraint.kind == ConstraintKind::PrimaryKey)
+    }
+
+    /// The primary key and the unique constraints.
+    pub fn keys(&self) -> impl Iterator<Item = &Constraint> {
+        self.constraints.iter().filter(|constraint| {
+            matches!(constraint.kind, ConstraintKind::PrimaryKey | ConstraintKind::Unique)
+        })
+    }
+}
+
+impl Catalog {
+    pub fn relation(&self, name: &str) -> Option<&Arc<Relation>> {
+        self.relations.get(name)
+    }
+
+    pub fn relation_by_oid(&self, oid: u32) -> Option<&Arc<Relation>> {
+        self.relations.values().find(|relation| relation.oid == oid)
+    }
+
+    /// The relation that has an index of this name; the index may be a constraint's.
+    pub fn relation_of_index(&self, name: &str) -> Option<&Arc<Relation>> {
+        self.relations.values().find(|relation| {
+            relation.indexes.iter().any(|index| index.name == name)
+                || relation.keys().any(|key| key.name == name)
+        })
+    }
 }
 
 /// A type with its modifier, such as the length of a varchar.
