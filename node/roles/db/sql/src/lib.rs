@@ -8,13 +8,29 @@
 //! This crate does not replicate, does not speak the wire protocol and knows no
 //! transactions: it executes on a connection that somebody else has put into one.
 
+mod analyze;
 mod catalog;
+mod catalog_store;
+mod context;
 mod error;
+mod executor;
+mod parse;
 mod pg_type;
+mod result;
+mod statement;
 
 pub use catalog::{
     Catalog, Column, Constraint, ConstraintKind, Identity, Index, Relation, RelationKind,
     Sequence, TypeUse,
 };
+pub use catalog_store::{install, load_catalog, load_version};
+pub use context::{Context, Effects, SharedContext};
 pub use error::{SqlError, SqlState};
+pub use executor::Executor;
+pub use parse::parse;
 pub use pg_type::PgType;
+pub use result::{Complete, Description, Formats, Parameters, ResultColumn, RowSink};
+pub use statement::{
+    Control, CopyCommand, CopyDirection, CopyFormat, CopyHeader, CopySource, Discard,
+    FetchDirection, Isolation, Kind, SessionCommand, Statement, TransactionModes,
+};

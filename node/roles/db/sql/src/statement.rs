@@ -1,0 +1,248 @@
+//! A parsed statement, and what a session must know of it before it is executed.
+
+use std::sync::Arc;
+
+use sqlparser::ast;
+
+use crate::PgType;
+
+/// One statement: its text and what was understood of it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Statement(Arc<Parsed>);
+
+#[derive(Debug)]
+struct Parsed {
+    text: Box<str>,
+    kind: Kind,
+    body: Body,
+}
+
+/// The part that is executed on a connection.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Nothing to execute: empty, or a command for the session.
+    None,
+    /// A query, DML or a change of the schema.
+    Statement(Box<ast::Statement>),
+    Explain {
+        options: ExplainOptions,
+        statement: Statement,
+    },
+    Vacuum(Vacuum),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ExplainOptions {
+    pub analyze: bool,
+    pub json: bool,
+}
+
+/// `VACUUM` and `ANALYZE`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Vacuum {
+    /// Rewrites the file (`VACUUM FULL`).
+    pub full: bool,
+    pub analyze: bool,
+    /// All of them, if empty.
+    pub tables: Vec<String>,
+}
+
+/// What a session does with a statement.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// Nothing between two semicolons.
+    Empty,
+    /// Reads only: any copy of the data can execute it.
+    Read,
+    /// Changes or locks rows, or takes values of sequences.
+    Write,
+    /// Changes the schema; also TRUNCATE and ANALYZE.
+    Schema,
+    /// VACUUM, which cannot run in a transaction block.
+    Vacuum,
+    /// Begins or ends a transaction or a part of one.
+    Control(Control),
+    /// About the session, not the data.
+    Session(Box<SessionCommand>),
+    Copy(Box<CopyCommand>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+/// Properties of a transaction that a statement may give.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TransactionModes {
+    pub read_only: Option<bool>,
+    pub isolation: Option<Isolation>,
+    pub deferrable: Option<bool>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Control {
+    Begin(TransactionModes),
+    Commit { chain: bool },
+    Rollback { chain: bool },
+    Savepoint(String),
+    Release(String),
+    RollbackTo(String),
+}
+
+#[derive(Clone, Debug)]
+pub enum SessionCommand {
+    /// No value means the default. Several values are joined by `, ` as PostgreSQL
+    /// does for lists.
+    Set {
+        name: String,
+        value: Option<String>,
+        local: bool,
+    },
+    /// `SET TRANSACTION`; for the session: `SET SESSION CHARACTERISTICS AS TRANSACTION`.
+    SetTransaction {
+        modes: TransactionModes,
+        session: bool,
+    },
+    /// `SET CONSTRAINTS`: none named means ALL.
+    SetConstraints {
+        names: Vec<String>,
+        deferred: bool,
+    },
+    /// No name means ALL.
+    Reset {
+        name: Option<String>,
+    },
+    /// No name means ALL.
+    Show {
+        name: Option<String>,
+    },
+    Discard(Discard),
+    Prepare {
+        name: String,
+        types: Vec<PgType>,
+        statement: Statement,
+    },
+    /// The arguments are a query of one row, to be given on in text format.
+    Execute {
+        name: String,
+        arguments: Option<Statement>,
+    },
+    /// No name means ALL.
+    Deallocate {
+        name: Option<String>,
+    },
+    Declare {
+        name: String,
+        binary: bool,
+        scroll: Option<bool>,
+        hold: bool,
+        query: Statement,
+    },
+    Fetch {
+        name: String,
+        direction: FetchDirection,
+        is_move: bool,
+    },
+    /// No name means ALL.
+    Close {
+        name: Option<String>,
+    },
+    LockTable {
+        tables: Vec<String>,
+        nowait: bool,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Discard {
+    All,
+    Plans,
+    Sequences,
+    Temporary,
+}
+
+/// Which rows of a cursor. Counts below zero go backward.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FetchDirection {
+    Forward(i64),
+    Backward(i64),
+    ForwardAll,
+    BackwardAll,
+    Absolute(i64),
+    Relative(i64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyFormat {
+    Text,
+    Csv,
+    Binary,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyDirection {
+    /// `COPY ... FROM STDIN`
+    In,
+    /// `COPY ... TO STDOUT`
+    Out,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyHeader {
+    None,
+    /// Written, or skipped when read.
+    Present,
+    /// The names must be those of the columns.
+    Match,
+}
+
+#[derive(Clone, Debug)]
+pub enum CopySource {
+    /// No columns means all.
+    Table { schema: Option<String>, table: String, columns: Vec<String> },
+    /// Only outward.
+    Query(Statement),
+}
+
+/// `COPY` from or to the client.
+#[derive(Clone, Debug)]
+pub struct CopyCommand {
+    pub source: CopySource,
+    pub direction: CopyDirection,
+    pub format: CopyFormat,
+    pub delimiter: u8,
+    pub null: String,
+    pub header: CopyHeader,
+    pub quote: u8,
+    pub escape: u8,
+    /// Columns whose values are always quoted (csv, outward); `*` as the only one
+    /// means all.
+    pub force_quote: Vec<String>,
+    /// Columns in which the null string is an ordinary value (csv, inward).
+    pub force_not_null: Vec<String>,
+    /// Columns in which the quoted null string is null (csv, inward).
+    pub force_null: Vec<String>,
+}
+
+impl Statement {
+    pub(crate) fn new(text: &str, kind: Kind, body: Body) -> Self {
+        Self(Arc::new(Parsed { text: text.into(), kind, body }))
+    }
+
+    /// The statement alone, without the semicolon.
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    pub fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
+
+    pub(crate) fn body(&self) -> &Body {
+        &self.0.body
+    }
+}
