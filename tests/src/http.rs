@@ -34,6 +34,14 @@ pub fn get(address: SocketAddr, host: &str, path: &str) -> io::Result<Answer> {
     )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
+    read(&bytes)
+}
+
+/// Takes an answer apart that came whole, up to the end of its connection.
+///
+/// # Errors
+/// When it is not HTTP.
+pub fn read(bytes: &[u8]) -> io::Result<Answer> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer");
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();

@@ -7,6 +7,7 @@ mod inspection;
 mod name_server;
 mod nodes;
 mod operations;
+mod overload;
 mod proxying;
 mod python_app;
 mod restarts;
