@@ -306,7 +306,7 @@ impl Node {
             self.control.create().await?;
             return self.create_cluster(creation).await;
         }
-        if recovery.groups.contains(&GROUP) {
+        if self.consensus.has_replica(GROUP) {
             return match self.control.open().await {
                 Err(failure) if failure.code == Code::DataCorrupt => {
                     tracing::error!(%failure, "this node does not vote");

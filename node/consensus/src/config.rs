@@ -96,8 +96,8 @@ impl GroupConfig {
             // remembers as committed may be older than what it has answered.
             enable_leader_restore: Some(false),
             enable_pre_vote: Some(true),
-            // Until it is known that the replica is not an empty one; see
-            // `watch_group`.
+            // Until it is known that the replica has forgotten nothing; see
+            // `returning`.
             enable_elect: false,
             allow_log_reversion: Some(false),
             // A leader that is heard but hears nobody falls silent from time to

@@ -14,20 +14,21 @@ use openraft::storage::RaftLogStorage;
 use openraft::{Raft, RaftMetrics};
 use rung_proto::encoding;
 use rung_proto::{Generation, GroupId, NodeId};
+use rung_wal::Wal;
 use rung_wal::disk::Disk;
-use rung_wal::{Wal, Write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::GroupConfig;
 use crate::error::{OpenError, Refusal};
 use crate::group::{Group, GroupInner, status_of, watch_group};
-use crate::log::GroupLog;
+use crate::log::{GroupLog, drop_log, is_without_replica};
 use crate::message::{SnapshotHeader, decode_request};
 use crate::network::{ByteStream, Network};
 use crate::peer::{Peers, stream_answer};
 use crate::raft_types::Types;
-use crate::replica::Replica;
+use crate::replica::{InUse, Replica, Unused};
+use crate::returning::{Return, Returning};
 use crate::snapshot_store::SnapshotStore;
 use crate::state_machine::StateMachine;
 
@@ -120,8 +121,15 @@ impl Consensus {
     }
 
     /// Opens a group and, if it has no log yet, makes `voters` its first voters.
-    /// To be called once, on one of them, when a group is made; the others open
-    /// it. Calling it again, or on all of them with the same voters, does no harm.
+    /// This node must be one of them.
+    ///
+    /// To be called on each of them, with the same voters, when a group is made:
+    /// the group exists once a majority of these calls has returned, and works
+    /// whichever of its voters are lost then, if a majority is left. Called on one
+    /// of them alone, while the others only open the group, it exists once this one
+    /// has told them. Calling it again does no harm, nor does it on a node that has
+    /// dropped the group, which receives it as a learner. The id of a group that
+    /// was deleted everywhere must not be used for another one.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -133,10 +141,7 @@ impl Consensus {
     ) -> Result<Group, OpenError> {
         let group = self.open(config, state_machine).await?;
         match self.initialize(&group, voters).await {
-            Ok(()) => {
-                group.0.raft.runtime_config().elect(true);
-                Ok(group)
-            }
+            Ok(()) => Ok(group),
             Err(what) => {
                 self.close(group.id()).await;
                 Err(OpenError::Failed { group: group.id(), what })
@@ -188,6 +193,9 @@ impl Consensus {
         let store =
             SnapshotStore::open(Arc::clone(&shared.disk), self.dir(id), id).map_err(failed)?;
         let snapshot_due = Arc::new(Notify::new());
+        let in_use = InUse::default();
+        let unused = (Unused::of(&in_use.machine), Unused::of(&in_use.files));
+        let runs = Arc::new(AtomicBool::new(false));
         let replica = Replica::new(
             state_machine,
             log.clone(),
@@ -195,6 +203,8 @@ impl Consensus {
             config.snapshot_bytes,
             Arc::clone(&snapshot_due),
             Arc::clone(&self.0.writers),
+            in_use,
+            Arc::clone(&runs),
         )
         .map_err(failed)?;
         let peers = Peers {
@@ -215,18 +225,14 @@ impl Consensus {
             Some(what) => OpenError::Damaged { group: id, what },
             None => OpenError::Failed { group: id, what: fatal.to_string() },
         })?;
+        runs.store(true, Ordering::Release);
         let failed = |what: String| OpenError::Failed { group: id, what };
         // The first report follows this answer closely.
         let membership =
             raft.with_raft_state(|state| state.membership_state.effective().membership().clone());
         let membership = membership.await.map_err(|error| failed(error.to_string()))?;
-        let vote = raft.with_raft_state(|state| state.vote_ref().leader_id.voted_for);
-        let vote = vote.await.map_err(|error| failed(error.to_string()))?;
-        // What is alone only in an old entry, which another leader sent, is not.
-        let alone = membership.voter_ids().eq([shared.node.0]) && vote == shared.node.0;
-        let votes_with_others = membership.voter_ids().count() > 1
-            && membership.voter_ids().any(|id| id == shared.node.0);
-        let may_campaign = alone || votes_with_others;
+        let returning = Returning::new(log.was_dropped());
+        let may_campaign = !returning.is_true();
         raft.runtime_config().elect(may_campaign);
         let reports = |metrics: &RaftMetrics<Types>| {
             *metrics.membership_config.membership() == membership || metrics.running_state.is_err()
@@ -234,8 +240,9 @@ impl Consensus {
         let reported = raft.wait(Some(FIRST_REPORT)).metrics(reports, "the first report").await;
         let now = status_of(&reported.map_err(|error| failed(error.to_string()))?);
         let (sender, status) = watch::channel(now);
-        tokio::spawn(watch_group(shared.node, may_campaign, raft.clone(), sender, snapshot_due));
-        if alone {
+        let returns = Return::new(log, returning.clone());
+        tokio::spawn(watch_group(raft.clone(), returns, sender, snapshot_due));
+        if may_campaign && membership.voter_ids().eq([shared.node.0]) {
             // Nobody else could lead, so there is nothing to wait for.
             raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
         }
@@ -248,6 +255,9 @@ impl Consensus {
             peers,
             store,
             status,
+            returning,
+            machine_unused: unused.0,
+            files_unused: unused.1,
         }));
         claim.taken = true;
         self.0.groups().insert(id, Slot::Open(group.clone()));
@@ -278,30 +288,48 @@ impl Consensus {
             .collect()
     }
 
-    /// Stops a group on this node; its log stays. Returns whether it was open.
+    /// Stops a group on this node; its log stays. Its state machine is not used any
+    /// more when this returns whether the group was open.
     pub async fn close(&self, id: GroupId) -> bool {
         let Some(group) = self.group(id) else { return false };
-        if let Err(error) = group.0.raft.shutdown().await {
-            tracing::warn!(group = %id, %error, "a group ended with a panic");
-        }
-        self.0.groups().remove(&id);
+        self.close_group(&group).await;
         true
     }
 
+    async fn close_group(&self, group: &Group) {
+        if let Err(error) = group.0.raft.shutdown().await {
+            tracing::warn!(group = %group.id(), %error, "a group ended with a panic");
+        }
+        group.0.machine_unused.clone().wait().await;
+        self.0.groups().remove(&group.id());
+    }
+
     /// Stops a group on this node and deletes its log and its snapshots, also
-    /// when it is damaged. The node must no longer be one of the group's voters:
-    /// one that forgot how it voted could vote twice.
+    /// when it is damaged. The node must no longer be one of the group's voters,
+    /// and that must be committed. What stays is a mark of some 50 bytes, by which
+    /// a replica that is opened here again knows that it has forgotten something:
+    /// it takes no part in elections before a leader has brought it up to date.
     ///
     /// # Errors
     /// When the disk or the log fails.
     pub async fn remove(&self, id: GroupId) -> Result<(), OpenError> {
-        self.close(id).await;
+        if let Some(group) = self.group(id) {
+            self.close_group(&group).await;
+            // A snapshot that is being written would appear after the others are gone.
+            group.0.files_unused.clone().wait().await;
+        }
         let _claim = self.0.claim(id).ok_or(OpenError::AlreadyOpen(id))?;
         let failed = |what: String| OpenError::Failed { group: id, what };
-        let dropped = self.0.config.wal.write(id, vec![Write::DropGroup]).await;
+        let dropped = drop_log(&self.0.config.wal, id).await;
         dropped.map_err(|error| failed(error.to_string()))?;
         let store = SnapshotStore::open(Arc::clone(&self.0.config.disk), self.dir(id), id);
         store.and_then(|store| store.remove_all()).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Whether there is something of the group on this node's disk that is worth
+    /// opening, other than the mark that [`Consensus::remove`] leaves.
+    pub fn has_replica(&self, id: GroupId) -> bool {
+        !is_without_replica(&self.0.config.wal.state(id))
     }
 
     /// Stops all groups.
@@ -395,9 +423,9 @@ impl Consensus {
 async fn receive(
     stream: &mut ByteStream,
     file: &mut crate::snapshot_store::UnfinishedFile,
-    bytes: u64,
+    bytes: Option<u64>,
 ) -> io::Result<()> {
-    let mut left = bytes;
+    let mut left = bytes.unwrap_or(u64::MAX);
     let mut piece = vec![0; PIECE];
     while left > 0 {
         let size = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
@@ -405,6 +433,10 @@ async fn receive(
         let read = tokio::time::timeout(STREAM_IDLE, read)
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the stream stands still"))??;
+        if read == 0 && bytes.is_none() {
+            // Whether it is whole is verified with its content.
+            return Ok(());
+        }
         if read == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,

@@ -142,6 +142,10 @@ pub enum Refusal {
     /// The group does no more work here.
     #[error("the group has stopped on this node: {0}")]
     Stopped(String),
+    /// The replica has forgotten what it promised, and takes no part in elections
+    /// before it has caught up.
+    #[error("the replica of this node was dropped once and has not caught up yet")]
+    Returning,
     /// Too many snapshots arrive already, or this one is not wanted.
     #[error("the snapshot is refused: {0}")]
     Snapshot(String),

@@ -19,7 +19,7 @@ use openraft::raft::{
 use openraft::{ChangeMembers, Instant as _, Raft, RaftMetrics, ServerState};
 use rung_proto::{GroupId, NodeId};
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::GroupConfig;
 use crate::entry;
@@ -27,9 +27,13 @@ use crate::error::{ChangeError, ProposeError, ReadError, Refusal};
 use crate::message::{Answer, Ballot, Request};
 use crate::peer::Peers;
 use crate::raft_types::{RaftEntry, Types, log_id, position};
-use crate::replica::{self, Replica};
+use crate::replica::{self, Replica, SnapshotData, Unused};
+use crate::returning::{Return, Returning};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 use crate::status::{GroupRole, GroupStatus};
+
+/// Between two questions to a replica that does not answer.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A proposal that was committed and applied on this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +55,9 @@ pub(crate) struct GroupInner {
     pub(crate) peers: Peers,
     pub(crate) store: SnapshotStore,
     pub(crate) status: watch::Receiver<GroupStatus>,
+    pub(crate) returning: Returning,
+    pub(crate) machine_unused: Unused,
+    pub(crate) files_unused: Unused,
     pub(crate) waiting: Semaphore,
     pub(crate) waiting_bytes: Semaphore,
 }
@@ -276,7 +283,7 @@ impl Group {
     }
 
     /// Waits until a node has everything on its disk that the log held when this
-    /// was called.
+    /// was called, and may vote.
     ///
     /// # Errors
     /// When this node does not lead, or the deadline passes.
@@ -285,17 +292,37 @@ impl Group {
         node: NodeId,
         deadline: Duration,
     ) -> Result<(), ChangeError> {
+        let until = Instant::now() + deadline;
         let mut status = self.0.status.clone();
         let target = status.borrow().last;
         let caught_up = status.wait_for(|status| {
             !status.is_leader()
                 || status.matched.get(&node).is_some_and(|matched| *matched >= target)
         });
-        match tokio::time::timeout(deadline, caught_up).await {
-            Err(_) => Err(ChangeError::OutcomeUnknown),
-            Ok(Err(_)) => Err(ChangeError::Stopped("it was closed".to_owned())),
-            Ok(Ok(status)) if status.is_leader() => Ok(()),
-            Ok(Ok(status)) => Err(ChangeError::NotLeader { leader: status.leader }),
+        match timeout_at(until, caught_up).await {
+            Err(_) => return Err(ChangeError::OutcomeUnknown),
+            Ok(Err(_)) => return Err(ChangeError::Stopped("it was closed".to_owned())),
+            Ok(Ok(status)) if status.is_leader() => {}
+            Ok(Ok(status)) => return Err(ChangeError::NotLeader { leader: status.leader }),
+        }
+        self.wait_until_complete(node, until).await
+    }
+
+    async fn wait_until_complete(&self, node: NodeId, until: Instant) -> Result<(), ChangeError> {
+        if node == self.0.node {
+            return Ok(());
+        }
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ChangeError::OutcomeUnknown);
+            }
+            // A question may be lost, so it is asked again.
+            let once = left.min(self.0.config.election_max());
+            if self.0.peers.is_complete(node, once).await {
+                return Ok(());
+            }
+            sleep(ASK_AGAIN.min(left)).await;
         }
     }
 
@@ -359,6 +386,11 @@ impl Group {
         let raft = &self.0.raft;
         let stopped = |error: RaftError<Types>| Refusal::Stopped(error.to_string());
         match request {
+            Request::Vote { .. } | Request::PreVote { .. } | Request::Transfer { .. }
+                if self.0.returning.is_true() =>
+            {
+                Err(Refusal::Returning)
+            }
             Request::Append { ballot, previous, commit, .. } => {
                 speaks_for_itself(from, &ballot)?;
                 let rpc = AppendEntriesRequest {
@@ -395,6 +427,10 @@ impl Group {
                     Err(ReadError::NoQuorum(_) | ReadError::Deadline) => Ok(Answer::NoQuorum),
                 }
             }
+            Request::IsComplete { deadline_ms } => {
+                let deadline = Duration::from_millis(u64::from(deadline_ms));
+                Ok(Answer::Complete(self.0.returning.ends_within(deadline).await))
+            }
         }
     }
 
@@ -407,7 +443,7 @@ impl Group {
         let refused = |error: std::io::Error| Refusal::Snapshot(error.to_string());
         let path = file.path().to_owned();
         let meta = self.0.store.verify(&file).map_err(refused)?;
-        let snapshot = openraft::Snapshot { meta, snapshot: Some(file) };
+        let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::File(file) };
         let installed = self.0.raft.install_full_snapshot(ballot.into(), snapshot).await;
         self.0.store.discard(&path);
         let response = installed.map_err(|fatal| Refusal::Stopped(fatal.to_string()))?;
@@ -502,28 +538,27 @@ pub(crate) fn status_of(metrics: &RaftMetrics<Types>) -> GroupStatus {
     }
 }
 
-/// Translates the protocol's reports and asks for snapshots, until the group ends.
-///
-/// A replica that starts empty is sent the whole log, with the memberships of
-/// the past. One of these may be itself alone, as the first of a group often is,
-/// and a replica that believed it would elect itself at once. So it does not
-/// campaign before it has applied an entry of the present leader's term, since
-/// all older ones are before that.
+/// Translates the protocol's reports, asks for snapshots and sees the replica
+/// return, until the group ends.
 pub(crate) async fn watch_group(
-    node: NodeId,
-    mut may_campaign: bool,
     raft: Raft<Types, Replica>,
+    mut returns: Return,
     status: watch::Sender<GroupStatus>,
     snapshot_due: Arc<Notify>,
 ) {
     let mut metrics = raft.metrics();
     loop {
-        let now = status_of(&metrics.borrow_and_update());
+        let (now, complete) = {
+            let report = metrics.borrow_and_update();
+            (status_of(&report), returns.is_due(&report))
+        };
         let stopped = matches!(now.role, GroupRole::Stopped(_));
-        let current = now.applied.is_some_and(|applied| applied.term == now.term);
-        if !may_campaign && current && now.voters.contains(&node) {
-            may_campaign = true;
-            raft.runtime_config().elect(true);
+        if complete {
+            match returns.finish().await {
+                Ok(()) => raft.runtime_config().elect(true),
+                // The protocol meets the same error and stops.
+                Err(error) => tracing::warn!(%error, "a replica stays out of elections"),
+            }
         }
         status.send_replace(now);
         if stopped {

@@ -22,6 +22,7 @@ mod network;
 mod peer;
 mod raft_types;
 mod replica;
+mod returning;
 mod runtime;
 #[cfg(test)]
 mod simulation;

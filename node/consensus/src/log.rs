@@ -12,7 +12,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{LogIdOptionExt, OptionalSend};
 use rung_proto::GroupId;
 use rung_proto::encoding;
-use rung_wal::{LogEntry, ReadError, Wal, WalError, Write};
+use rung_wal::{GroupState, LogEntry, ReadError, Wal, WalError, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -29,6 +29,8 @@ mod key {
     pub const COMMITTED: u8 = 2;
     pub const PURGED: u8 = 3;
     pub const MEMBERSHIP: u8 = 4;
+    /// Whether the replica has yet to return; see `returning`.
+    pub const RETURNING: u8 = 5;
 }
 
 /// What is asked of the log by one call when nobody limits it.
@@ -61,11 +63,35 @@ struct Inner {
     append_bytes: usize,
     known: Mutex<Known>,
     damage: OnceLock<String>,
+    was_dropped: bool,
 }
 
 /// A group's log in the node's write-ahead log. Clones share it.
 #[derive(Clone)]
 pub(crate) struct GroupLog(Arc<Inner>);
+
+/// Whether nothing is known of a group but that it was here once, if it was.
+pub(crate) fn is_without_replica(state: &GroupState) -> bool {
+    let empty = state.last_index.is_none() && state.purged_index.is_none() && !state.corrupt;
+    empty && (state.meta.is_empty() || state.meta.contains_key(&key::RETURNING))
+}
+
+/// Deletes a group's log and keeps what a replica that forgot it must not forget:
+/// how it voted, and that it was here.
+///
+/// # Errors
+/// When the log fails.
+pub(crate) async fn drop_log(wal: &Wal, group: GroupId) -> Result<(), WalError> {
+    let state = wal.state(group);
+    let mut writes = vec![Write::DropGroup];
+    if state != GroupState::default() {
+        writes.push(set(key::RETURNING, &true));
+        // Of a damaged log this may be an older vote, which is better than none.
+        let vote = state.meta.get(&key::VOTE).cloned();
+        writes.extend(vote.map(|value| Write::SetMeta { key: key::VOTE, value }));
+    }
+    wal.write(group, writes).await
+}
 
 impl GroupLog {
     /// Reads what the log knows of the group.
@@ -107,7 +133,21 @@ impl GroupLog {
             purged: purged.map(log_id),
         };
         let (known, damage) = (Mutex::new(known), OnceLock::new());
-        Ok(Self(Arc::new(Inner { wal, group, append_bytes, known, damage })))
+        let was_dropped = value(&state.meta, key::RETURNING)?.unwrap_or(false);
+        Ok(Self(Arc::new(Inner { wal, group, append_bytes, known, damage, was_dropped })))
+    }
+
+    /// Whether the log was dropped once, and had not returned when it was opened.
+    pub(crate) fn was_dropped(&self) -> bool {
+        self.0.was_dropped
+    }
+
+    /// Takes the mark of a dropped log away.
+    ///
+    /// # Errors
+    /// When the log fails.
+    pub(crate) async fn has_returned(&self) -> io::Result<()> {
+        self.write(vec![set(key::RETURNING, &false)]).await
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {

@@ -44,6 +44,7 @@ impl From<Refusal> for CallRefusal {
             Refusal::Generation => Code::WrongCluster,
             Refusal::UnknownGroup(_) => Code::NotFound,
             Refusal::Stopped(_) => Code::DiskFailed,
+            Refusal::Returning => Code::NoQuorum,
             Refusal::Snapshot(_) => Code::Overloaded,
         };
         let what = "a message between replicas was refused";

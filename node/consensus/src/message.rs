@@ -115,6 +115,10 @@ pub(crate) enum Request {
     ReadIndex {
         deadline_ms: u32,
     },
+    /// Does the replica take part in elections, or will it in time?
+    IsComplete {
+        deadline_ms: u32,
+    },
 }
 
 /// What it answers.
@@ -132,6 +136,7 @@ pub(crate) enum Answer {
     ReadAt(Option<u64>),
     NotLeader(Option<NodeId>),
     NoQuorum,
+    Complete(bool),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -28,8 +28,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::message::{Answer, Header, Request, SnapshotHeader, encode_request};
 use crate::network::{ByteStream, Network, NetworkError};
 use crate::raft_types::{RaftEntry, RaftLogId, RaftVote, Types, log_id, position};
-use crate::replica::RaftSnapshot;
-use crate::snapshot_store::SnapshotFile;
+use crate::replica::{RaftSnapshot, SnapshotData};
+use crate::snapshot_store::blocking;
 
 /// The largest answer at the end of a snapshot's stream, in bytes.
 pub(crate) const MAX_STREAM_ANSWER: u32 = 4 << 10;
@@ -111,6 +111,14 @@ impl Peers {
             .await
             .map_err(|error| error.to_string())
     }
+
+    /// Asks a replica whether it takes part in elections, and lets it wait for that
+    /// for half of the deadline.
+    pub(crate) async fn is_complete(&self, node: NodeId, deadline: Duration) -> bool {
+        let deadline_ms = u32::try_from(deadline.as_millis() / 2).unwrap_or(u32::MAX);
+        let answer = self.call(node, Request::IsComplete { deadline_ms }, &[], deadline).await;
+        matches!(answer, Ok(Answer::Complete(true)))
+    }
 }
 
 fn append_request(rpc: &AppendEntriesRequest<Types>) -> Request {
@@ -142,7 +150,7 @@ fn vote_response(answer: Answer) -> Rpc<VoteResponse<Types>> {
 }
 
 impl RaftNetworkV2<Types> for Peer {
-    type SnapshotData = Option<SnapshotFile>;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -257,26 +265,41 @@ impl Peer {
     async fn send_snapshot(
         &self,
         vote: &RaftVote,
-        file: Option<SnapshotFile>,
+        data: SnapshotData,
     ) -> Result<SnapshotResponse<Types>, NetworkError> {
-        let Some(file) = file else {
-            return Err(NetworkError::Unreachable(self.to, "a snapshot without a file".to_owned()));
+        let bytes = match &data {
+            SnapshotData::File(file) => Some(file.bytes),
+            SnapshotData::Live(_) => None,
+            SnapshotData::Nothing => {
+                let why = "the state machine has no snapshot to send yet".to_owned();
+                return Err(NetworkError::Unreachable(self.to, why));
+            }
         };
         let lost = |error: std::io::Error| NetworkError::NoAnswer(self.to, error.to_string());
         let header = SnapshotHeader {
             generation: self.peers.generation,
             group: self.peers.group,
             ballot: vote.into(),
-            bytes: file.bytes,
+            bytes,
         };
         let header = Bytes::from(encoding::encode(&header));
         let stream = self.peers.network.open_stream(self.to, header, self.peers.append_deadline);
         let ByteStream { mut send, mut receive } = stream.await?;
-        let mut offset = 0;
-        while offset < file.bytes {
-            let piece = file.piece(offset, PIECE).map_err(lost)?;
-            send.write_all(&piece).await.map_err(lost)?;
-            offset += piece.len() as u64;
+        match data {
+            SnapshotData::File(file) => {
+                let mut offset = 0;
+                while offset < file.bytes {
+                    let piece = file.piece(offset, PIECE).map_err(lost)?;
+                    send.write_all(&piece).await.map_err(lost)?;
+                    offset += piece.len() as u64;
+                }
+            }
+            SnapshotData::Live(mut encoder) => {
+                while let Some(piece) = blocking(|| encoder.next_piece()).map_err(lost)? {
+                    send.write_all(&piece).await.map_err(lost)?;
+                }
+            }
+            SnapshotData::Nothing => {}
         }
         send.shutdown().await.map_err(lost)?;
         let size = receive.read_u32().await.map_err(lost)?;

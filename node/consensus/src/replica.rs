@@ -2,24 +2,37 @@
 
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, Snapshot};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::entry;
 use crate::log::GroupLog;
+use crate::memberships::Memberships;
 use crate::raft_types::{
     Payload, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, Types, log_id,
 };
+use crate::snapshot_format::{SnapshotEncoder, SnapshotHeader};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore, blocking};
-use crate::state_machine::{Committed, SnapshotSource, StateMachine};
+use crate::state_machine::{Committed, OwnCopy, SnapshotSource, StateMachine};
 
 pub(crate) type RaftSnapshot =
-    openraft::type_config::alias::SnapshotOf<Types, Option<SnapshotFile>>;
+    openraft::type_config::alias::SnapshotOf<Types, SnapshotData>;
+
+/// What a snapshot consists of.
+pub(crate) enum SnapshotData {
+    /// It was written, or received.
+    File(SnapshotFile),
+    /// A state machine that keeps its state by itself is read while it is sent.
+    Live(Box<SnapshotEncoder>),
+    /// Only its position counts: the log can be purged up to it.
+    Nothing,
+}
 
 /// At most so many entries are given to the state machine at once.
 const BATCH_ENTRIES: usize = 512;
@@ -32,13 +45,42 @@ pub(crate) struct Replica {
     log: GroupLog,
     store: SnapshotStore,
     last: Option<RaftLogId>,
-    membership: RaftStoredMembership,
+    memberships: Memberships,
+    /// The durable position of an own copy that the protocol was told last.
+    reported: Option<RaftLogId>,
+    /// Set when the protocol runs. Before that it asks for a snapshot only to learn
+    /// up to where the log may be purged.
+    runs: Arc<AtomicBool>,
     bytes_since_snapshot: u64,
     snapshot_bytes: u64,
     /// Rung when `snapshot_bytes` were applied since the last snapshot.
     snapshot_due: Arc<Notify>,
     /// How many snapshots may be written on this node at once.
     writers: Arc<Semaphore>,
+    in_use: InUse,
+}
+
+/// Kept by those who use a replica's state machine, or its files, in tasks of the
+/// protocol that may outlive the group for a moment.
+#[derive(Default)]
+pub(crate) struct InUse {
+    pub(crate) machine: Arc<watch::Sender<()>>,
+    pub(crate) files: Arc<watch::Sender<()>>,
+}
+
+/// Ends once nobody keeps the other end any more.
+#[derive(Clone)]
+pub(crate) struct Unused(watch::Receiver<()>);
+
+impl Unused {
+    pub(crate) fn of(used: &Arc<watch::Sender<()>>) -> Self {
+        Self(used.subscribe())
+    }
+
+    pub(crate) async fn wait(mut self) {
+        // Nothing is ever sent.
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 #[derive(Default)]
@@ -56,25 +98,41 @@ impl Replica {
         snapshot_bytes: u64,
         snapshot_due: Arc<Notify>,
         writers: Arc<Semaphore>,
+        in_use: InUse,
+        runs: Arc<AtomicBool>,
     ) -> io::Result<Self> {
-        let last = machine.durable().map(log_id);
+        let own = machine.own_copy();
+        let last = own.and_then(|own| own.durable).map(log_id);
         // What was applied beyond a durable position may not have been, so its
         // membership counts only together with one.
-        let membership = if last.is_some() {
+        let mut membership = if last.is_some() {
             log.applied_membership()?
         } else {
             RaftStoredMembership::default()
         };
+        if own.is_some()
+            && let Some((meta, _)) = store.newest()?
+            && meta.last_log_id <= last
+        {
+            // It was received and taken over, and a crash came before that was noted.
+            if meta.last_membership.log_id() > membership.log_id() {
+                membership = meta.last_membership;
+            }
+            store.remove_all()?;
+        }
         Ok(Self {
             machine: Mutex::new(machine),
             log,
             store,
             last,
-            membership,
+            memberships: Memberships::new(membership),
+            reported: None,
+            runs,
             bytes_since_snapshot: 0,
             snapshot_bytes,
             snapshot_due,
             writers,
+            in_use,
         })
     }
 
@@ -107,7 +165,73 @@ impl Replica {
         Ok(())
     }
 
+    fn own_copy(&mut self) -> Option<OwnCopy> {
+        self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).own_copy()
+    }
+
+    /// A snapshot of an own copy at an entry.
+    fn own_snapshot(&self, at: Option<RaftLogId>, data: SnapshotData) -> RaftSnapshot {
+        let membership = at.as_ref().and_then(|at| self.memberships.at(at));
+        // One that is newer than the state is no harm to whoever needs a position only.
+        let last_membership = membership.unwrap_or(self.memberships.newest()).clone();
+        Snapshot { meta: RaftSnapshotMeta { last_log_id: at, last_membership }, snapshot: data }
+    }
+
+    /// What is sent to a replica that needs more than the log has.
+    fn live_snapshot(&mut self, own: OwnCopy) -> io::Result<Option<RaftSnapshot>> {
+        let nothing = self.own_snapshot(own.durable.map(log_id), SnapshotData::Nothing);
+        let Some(current) = own.current.map(log_id).filter(|_| self.runs.load(Ordering::Acquire))
+        else {
+            return Ok(own.durable.map(|_| nothing));
+        };
+        let Some(membership) = self.memberships.at(&current).cloned() else {
+            // After a start, until an entry follows the newest membership.
+            return Ok(Some(nothing));
+        };
+        let meta = RaftSnapshotMeta { last_log_id: Some(current), last_membership: membership };
+        let header = SnapshotHeader::new(self.store.group(), &meta);
+        let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let source = blocking(|| machine.snapshot())?;
+        let data = SnapshotData::Live(Box::new(SnapshotEncoder::new(&header, source)));
+        Ok(Some(Snapshot { meta, snapshot: data }))
+    }
+
+    /// Writes no file: tells the protocol what is durable, so that it purges the log.
+    fn purge_builder(&mut self, own: OwnCopy, force: bool) -> Option<SnapshotWriter> {
+        let durable = own.durable.map(log_id);
+        let known = durable.as_ref().is_some_and(|durable| self.memberships.at(durable).is_some());
+        if !force && !(known && durable > self.reported) {
+            return None;
+        }
+        if let Some(durable) = &durable {
+            self.reported = Some(*durable);
+            self.memberships.forget_before(durable);
+        }
+        let RaftSnapshot { meta, .. } = self.own_snapshot(durable, SnapshotData::Nothing);
+        Some(self.builder(meta, None))
+    }
+
+    fn builder(
+        &self,
+        meta: RaftSnapshotMeta,
+        source: Option<io::Result<SnapshotSource>>,
+    ) -> SnapshotWriter {
+        SnapshotWriter {
+            source: Mutex::new(source),
+            meta,
+            store: self.store.clone(),
+            writers: Arc::clone(&self.writers),
+            _files: Arc::clone(&self.in_use.files),
+        }
+    }
+
     fn ask_for_snapshot(&mut self) {
+        if let Some(own) = self.own_copy() {
+            if own.durable.map(log_id) > self.reported {
+                self.snapshot_due.notify_one();
+            }
+            return;
+        }
         if self.bytes_since_snapshot >= self.snapshot_bytes {
             self.bytes_since_snapshot = 0;
             self.snapshot_due.notify_one();
@@ -140,8 +264,9 @@ impl Replica {
                 }
                 EntryPayload::Membership(membership) => {
                     self.apply_batch(&mut batch)?;
-                    self.membership = RaftStoredMembership::new(Some(item.log_id), membership);
-                    self.log.set_applied_membership(&self.membership).await?;
+                    let membership = RaftStoredMembership::new(Some(item.log_id), membership);
+                    self.memberships.apply(membership);
+                    self.log.set_applied_membership(self.memberships.newest()).await?;
                     if let Some(responder) = responder {
                         responder.send(Payload::default());
                     }
@@ -158,11 +283,11 @@ impl Replica {
 }
 
 impl RaftStateMachine<Types> for Replica {
-    type SnapshotData = Option<SnapshotFile>;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = SnapshotWriter;
 
     async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
-        Ok((self.last, self.membership.clone()))
+        Ok((self.last, self.memberships.newest().clone()))
     }
 
     async fn apply<S>(&mut self, entries: S) -> io::Result<()>
@@ -174,26 +299,32 @@ impl RaftStateMachine<Types> for Replica {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotWriter> {
+        match self.own_copy() {
+            Some(own) => self.purge_builder(own, force),
+            None => Some(self.get_snapshot_builder().await),
+        }
+    }
+
     async fn get_snapshot_builder(&mut self) -> SnapshotWriter {
         self.bytes_since_snapshot = 0;
         let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
-        SnapshotWriter {
-            source: Mutex::new(Some(blocking(|| machine.snapshot()))),
-            meta: RaftSnapshotMeta {
-                last_log_id: self.last,
-                last_membership: self.membership.clone(),
-            },
-            store: self.store.clone(),
-            writers: Arc::clone(&self.writers),
-        }
+        let source = blocking(|| machine.snapshot());
+        let meta = RaftSnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.memberships.newest().clone(),
+        };
+        self.builder(meta, Some(source))
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &RaftSnapshotMeta,
-        snapshot: Option<SnapshotFile>,
+        snapshot: SnapshotData,
     ) -> io::Result<()> {
-        let snapshot = snapshot.ok_or_else(|| io::Error::other("a snapshot without a file"))?;
+        let SnapshotData::File(snapshot) = snapshot else {
+            return Err(io::Error::other("a snapshot without a file"));
+        };
         let snapshot = self.store.publish(snapshot)?;
         let (_, mut content) = snapshot.reader()?;
         let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -206,41 +337,62 @@ impl RaftStateMachine<Types> for Replica {
             self.log.note(io::Error::new(error.kind(), what))
         })?;
         self.last = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
+        self.memberships = Memberships::new(meta.last_membership.clone());
         self.bytes_since_snapshot = 0;
-        self.log.set_applied_membership(&self.membership).await
+        self.log.set_applied_membership(self.memberships.newest()).await?;
+        if let Some(own) = self.own_copy() {
+            if own.durable.map(log_id) < self.last {
+                return Err(io::Error::other("the state machine did not keep the snapshot"));
+            }
+            // It has it all, so a copy of the copy would only take room.
+            self.store.remove_all()?;
+        }
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
         let newest = self.store.newest().map_err(|error| self.log.note(error))?;
-        Ok(newest.map(|(meta, file)| Snapshot { meta, snapshot: Some(file) }))
+        match (self.own_copy(), newest) {
+            // One that a crash kept from being taken over.
+            (Some(_), Some((meta, file))) if meta.last_log_id > self.last => {
+                Ok(Some(Snapshot { meta, snapshot: SnapshotData::File(file) }))
+            }
+            (Some(own), _) => self.live_snapshot(own),
+            (None, newest) => {
+                Ok(newest.map(|(meta, file)| Snapshot { meta, snapshot: SnapshotData::File(file) }))
+            }
+        }
     }
 }
 
 /// Writes one snapshot while the log goes on.
 pub(crate) struct SnapshotWriter {
-    /// Never locked, like the state machine.
+    /// Never locked, like the state machine. Nothing for an own copy.
     source: Mutex<Option<io::Result<SnapshotSource>>>,
     meta: RaftSnapshotMeta,
     store: SnapshotStore,
     writers: Arc<Semaphore>,
+    _files: Arc<watch::Sender<()>>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotWriter {
-    type SnapshotData = Option<SnapshotFile>;
+    type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
         let source = self.source.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Some(source) = source.take() else {
-            return Err(io::Error::other("a snapshot can be written only once"));
+            return Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData::Nothing });
         };
         let _permit = self.writers.acquire().await.map_err(io::Error::other)?;
         match self.store.write(&self.meta, source?) {
-            Ok(file) => Ok(Snapshot { meta: self.meta.clone(), snapshot: Some(file) }),
+            Ok(file) => {
+                Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData::File(file) })
+            }
             // The log still has everything; the next attempt comes with more entries.
             Err(error) if is_full(&error) => {
                 tracing::warn!(%error, "no space left for a snapshot");
-                Ok(Snapshot { meta: RaftSnapshotMeta::default(), snapshot: None })
+                let meta = RaftSnapshotMeta::default();
+                Ok(Snapshot { meta, snapshot: SnapshotData::Nothing })
             }
             Err(error) => Err(error),
         }

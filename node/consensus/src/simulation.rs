@@ -8,6 +8,7 @@ mod checker;
 mod cluster;
 mod disk;
 mod faulty_log;
+mod founding;
 mod links;
 mod machine;
 mod run;

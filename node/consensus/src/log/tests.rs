@@ -8,7 +8,7 @@ use rung_wal::{Driver, WalConfig};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
-use crate::replica::Replica;
+use crate::replica::{InUse, Replica};
 use crate::snapshot_store::SnapshotStore;
 use crate::state_machine::{Committed, SnapshotSource, StateMachine};
 
@@ -53,6 +53,7 @@ impl StoreBuilder<Types, GroupLog, Replica, tempfile::TempDir> for Builder {
             u64::MAX,
             Arc::new(Notify::new()),
             Arc::new(Semaphore::new(1)),
+            InUse::default(),
         );
         Ok((dir, log, replica.unwrap()))
     }

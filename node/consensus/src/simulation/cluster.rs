@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rung_proto::{Generation, GroupId, NodeId};
 use rung_wal::disk::{Faults, SimDisk};
-use rung_wal::{Driver, Wal, WalConfig};
+use rung_wal::{Driver, Wal, WalConfig, Write};
 use tokio::sync::Notify;
 
 use super::checker::Ledger;
@@ -32,7 +32,10 @@ pub(super) struct Life {
     pub group: Group,
     pub registers: Shared,
     consensus: Consensus,
+    wal: Wal,
     alive: Arc<AtomicBool>,
+    /// Its replica is being dropped, which ends the group.
+    drops: Arc<AtomicBool>,
     crashed: Arc<Notify>,
 }
 
@@ -62,9 +65,10 @@ pub(super) struct Cluster {
     nodes: Mutex<BTreeMap<NodeId, Node>>,
     rng: Mutex<SmallRng>,
     bug: Bug,
+    config: GroupConfig,
 }
 
-fn config() -> GroupConfig {
+pub(super) fn config() -> GroupConfig {
     GroupConfig {
         heartbeat: Duration::from_millis(50),
         election: (Duration::from_millis(150), Duration::from_millis(300)),
@@ -79,7 +83,7 @@ fn config() -> GroupConfig {
 }
 
 impl Cluster {
-    pub(super) fn new(seed: u64, size: u64, bug: Bug) -> Arc<Self> {
+    pub(super) fn new(seed: u64, size: u64, bug: Bug, config: GroupConfig) -> Arc<Self> {
         let ledger: Arc<Mutex<Ledger>> = Arc::default();
         let nodes = (1..=size).map(|id| {
             let disk = SimDisk::new(seed.wrapping_mul(31).wrapping_add(id));
@@ -91,6 +95,7 @@ impl Cluster {
             nodes: Mutex::new(nodes.collect()),
             rng: Mutex::new(SmallRng::seed_from_u64(seed ^ 0x6e6f_6465)),
             bug,
+            config,
         })
     }
 
@@ -133,9 +138,9 @@ impl Cluster {
         let node = nodes.get_mut(&id).unwrap();
         node.starting = false;
         match started {
-            Ok((life, wal)) => {
+            Ok(life) => {
                 node.life = Some(life.clone());
-                tokio::spawn(Arc::clone(self).watch_life(id, life, wal));
+                tokio::spawn(Arc::clone(self).watch_life(id, life));
             }
             Err(what) => {
                 drop(nodes);
@@ -149,7 +154,7 @@ impl Cluster {
         id: NodeId,
         disk: SimDisk,
         number: u64,
-    ) -> Result<(Life, Wal), String> {
+    ) -> Result<Life, String> {
         let delay = {
             let mut rng = self.rng.lock().unwrap();
             // One disk in ten is slow.
@@ -182,11 +187,11 @@ impl Cluster {
         let machine = Machine { state: Arc::clone(&registers), ledger: Arc::clone(&self.ledger) };
         let bug = self.bug;
         let wrap = |log| FaultyLog { log, bug };
-        let opened = consensus.open_with(config(), Box::new(machine), wrap).await;
+        let opened = consensus.open_with(self.config.clone(), Box::new(machine), wrap).await;
         let group = opened.map_err(|error: OpenError| error.to_string())?;
         self.links.plug(id, number, consensus.clone());
-        let crashed = Arc::default();
-        Ok((Life { group, registers, consensus, alive, crashed }, wal))
+        let (drops, crashed) = (Arc::default(), Arc::default());
+        Ok(Life { group, registers, consensus, wal, alive, drops, crashed })
     }
 
     /// Ends a life: the node stops at once, or its power fails.
@@ -207,13 +212,14 @@ impl Cluster {
     }
 
     /// Notes what must not happen in a life, and ends it when its log died.
-    async fn watch_life(self: Arc<Self>, id: NodeId, life: Life, wal: Wal) {
+    async fn watch_life(self: Arc<Self>, id: NodeId, life: Life) {
         let mut status = life.group.status();
-        let mut failed = wal.failed();
+        let mut failed = life.wal.failed();
         loop {
             let now = status.borrow_and_update().clone();
             match now.role {
                 GroupRole::Leader => self.ledger.lock().unwrap().leads(now.term, id.0),
+                GroupRole::Stopped(_) if life.drops.load(Ordering::Relaxed) => return,
                 // A snapshot that could not be synced; the process ends as well.
                 GroupRole::Stopped(why) if why.contains("simulated failure") => {
                     self.crash(id, true);
@@ -236,6 +242,31 @@ impl Cluster {
                 changed = status.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// Lets a node that votes no more drop its replica and begin a new life.
+    pub(super) async fn drop_replica(self: &Arc<Self>, id: NodeId) {
+        let Some(life) = self.life(id) else { return };
+        life.drops.store(true, Ordering::Relaxed);
+        let dropped = async {
+            life.consensus.remove(GROUP).await.map_err(|error| error.to_string())?;
+            if self.bug == Bug::DropWithoutTrace {
+                let written = life.wal.write(GROUP, vec![Write::DropGroup]).await;
+                written.map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        };
+        let dropped: Result<(), String> = tokio::select! {
+            biased;
+            () = life.crash() => return,
+            dropped = dropped => dropped,
+        };
+        if let Err(what) = dropped {
+            self.violation(format!("node {id} could not drop its replica: {what}"));
+        }
+        let power = self.rng.lock().unwrap().random_bool(0.5);
+        self.crash(id, power);
+        self.start(id).await;
     }
 
     /// The disk of a node will fail one of its next syncs.
@@ -261,13 +292,14 @@ impl Cluster {
         for id in self.ids() {
             self.start(id).await;
         }
-        self.initialize(voters).await
+        self.initialize(NodeId(1), voters).await
     }
 
-    async fn initialize(&self, voters: u64) -> Result<(), String> {
+    /// Makes the group on one of its first voters.
+    pub(super) async fn initialize(&self, on: NodeId, voters: u64) -> Result<(), String> {
         let voters: BTreeSet<NodeId> = (1..=voters).map(NodeId).collect();
-        let first = self.life(NodeId(1)).ok_or("the first node did not start")?;
-        first.consensus.initialize(&first.group, &voters).await
+        let life = self.life(on).ok_or_else(|| format!("node {on} does not run"))?;
+        life.consensus.initialize(&life.group, &voters).await
     }
 
     /// Makes the group again if all nodes crashed before it was durable anywhere.
@@ -276,7 +308,7 @@ impl Cluster {
         let no_log = |life: &Life| life.group.status().borrow().last.is_none();
         if running.len() == self.ids().len()
             && running.iter().all(|(_, life)| no_log(life))
-            && let Err(what) = self.initialize(voters).await
+            && let Err(what) = self.initialize(NodeId(1), voters).await
         {
             self.violation(what);
         }

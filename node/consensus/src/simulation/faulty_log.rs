@@ -19,6 +19,8 @@ pub(super) enum Bug {
     AcknowledgeBeforeSync,
     /// Votes are only kept in memory.
     ForgetVotes,
+    /// A log that is dropped leaves nothing behind. The log itself is right.
+    DropWithoutTrace,
 }
 
 /// A log that does something wrong.

@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom as _;
 use rand::{RngExt, SeedableRng};
 use rung_proto::{NodeId, encoding};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::checker::{Kind, Operation};
-use super::cluster::{Cluster, Life};
+use super::checker::{self, Operation};
+use super::cluster::{self, Cluster, Life};
 use super::faulty_log::Bug;
 use super::links::Weather;
 use super::machine::Command;
+use crate::config::GroupConfig;
 use crate::error::ProposeError;
 
 const NODES: u64 = 5;
-const VOTERS: u64 = 3;
 const CLIENTS: u64 = 5;
 const KEYS: u64 = 4;
 /// Of simulated time.
@@ -42,24 +43,57 @@ pub(super) struct Plan {
     pub seed: u64,
     pub time: Duration,
     pub bug: Bug,
+    pub kind: Kind,
+}
+
+/// Which troubles a run has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// All of them, but that replicas keep their logs.
+    All,
     /// Nothing but crashes and bad weather, often.
-    pub only_crashes: bool,
+    Crashes,
+    /// Nodes leave the voters, drop their replicas and come back, the one that made
+    /// the group alone among them. No snapshot spares them the memberships of the
+    /// past.
+    Drops,
+}
+
+impl Kind {
+    /// How many voters the group has in the beginning.
+    fn founders(self) -> u64 {
+        if self == Kind::Drops { 1 } else { 3 }
+    }
+
+    fn config(self) -> GroupConfig {
+        let config = cluster::config();
+        match self {
+            Kind::Drops => GroupConfig { snapshot_entries: 1 << 30, ..config },
+            Kind::All | Kind::Crashes => config,
+        }
+    }
 }
 
 /// Runs a plan on a runtime of its own.
 pub(super) fn run(plan: Plan) -> Outcome {
+    block_on(plan.seed, simulate(plan))
+}
+
+/// Runs one simulation, whose every choice follows from the seed.
+pub(super) fn block_on<T>(seed: u64, simulation: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    crate::runtime::seed_this_thread(plan.seed);
-    runtime.block_on(simulate(plan))
+    crate::runtime::seed_this_thread(seed);
+    runtime.block_on(simulation)
 }
 
 async fn simulate(plan: Plan) -> Outcome {
-    let cluster = Cluster::new(plan.seed, NODES, plan.bug);
-    if let Err(what) = cluster.found(VOTERS).await {
+    let founders = plan.kind.founders();
+    let cluster = Cluster::new(plan.seed, NODES, plan.bug, plan.kind.config());
+    if let Err(what) = cluster.found(founders).await {
         cluster.violation(what);
     }
     let ids = Arc::new(AtomicU64::new(1));
@@ -74,7 +108,7 @@ async fn simulate(plan: Plan) -> Outcome {
     let mut faults = Trouble {
         cluster: Arc::clone(&cluster),
         rng: SmallRng::seed_from_u64(plan.seed ^ 0x7472_6f75_626c_6531),
-        only_crashes: plan.only_crashes,
+        kind: plan.kind,
     };
     while Instant::now() < until {
         faults.next().await;
@@ -82,7 +116,7 @@ async fn simulate(plan: Plan) -> Outcome {
     for client in clients {
         client.await.unwrap();
     }
-    if let Err(what) = recover(&cluster, &ids).await {
+    if let Err(what) = recover(&cluster, &ids, founders).await {
         cluster.violation(what);
     }
     let mut ledger = cluster.ledger.lock().unwrap();
@@ -149,11 +183,11 @@ async fn write(cluster: &Cluster, life: &Life, command: Command, deadline: Durat
             if encoding::decode::<u64>(&applied.answer).ok() != Some(id) {
                 ledger.violations.push(format!("{id} got the answer of another"));
             }
-            let kind = Kind::Write { id, index: Some(applied.index) };
+            let kind = checker::Kind::Write { id, index: Some(applied.index) };
             ledger.observed(Operation { key, kind, began, ended: Some(Instant::now()) });
         }
         Err(ProposeError::OutcomeUnknown) => {
-            let kind = Kind::Write { id, index: None };
+            let kind = checker::Kind::Write { id, index: None };
             ledger.observed(Operation { key, kind, began, ended: None });
         }
         Err(_) => ledger.refused(id),
@@ -170,7 +204,7 @@ async fn read(cluster: &Cluster, life: &Life, key: u64, deadline: Duration) {
     if confirmed.is_ok() {
         let seen = life.registers.lock().unwrap().last.get(&key).copied();
         let ended = Some(Instant::now());
-        let operation = Operation { key, kind: Kind::Read { seen }, began, ended };
+        let operation = Operation { key, kind: checker::Kind::Read { seen }, began, ended };
         cluster.ledger.lock().unwrap().observed(operation);
     }
 }
@@ -178,7 +212,7 @@ async fn read(cluster: &Cluster, life: &Life, key: u64, deadline: Duration) {
 struct Trouble {
     cluster: Arc<Cluster>,
     rng: SmallRng,
-    only_crashes: bool,
+    kind: Kind,
 }
 
 impl Trouble {
@@ -201,14 +235,34 @@ impl Trouble {
     }
 
     async fn next(&mut self) {
-        if self.only_crashes {
-            sleep(self.time(150)).await;
-            match self.rng.random_range(0..4) {
-                0 => self.bad_weather(),
-                _ => self.crash(400),
-            }
-            return;
+        match self.kind {
+            Kind::All => self.any().await,
+            Kind::Crashes => self.crash_or_weather().await,
+            Kind::Drops => self.change_or_disturb().await,
         }
+    }
+
+    async fn crash_or_weather(&mut self) {
+        sleep(self.time(150)).await;
+        match self.rng.random_range(0..4) {
+            0 => self.bad_weather(),
+            _ => self.crash(400),
+        }
+    }
+
+    async fn change_or_disturb(&mut self) {
+        sleep(self.time(250)).await;
+        match self.rng.random_range(0..12) {
+            0 => self.crash(800),
+            1 => self.split(),
+            2 => self.cut_one_way(),
+            3 => self.cluster.links.set_weather(Weather::FAIR),
+            4 => self.transfer().await,
+            _ => self.change_voters_and_drop().await,
+        }
+    }
+
+    async fn any(&mut self) {
         sleep(self.time(1200)).await;
         match self.rng.random_range(0..12) {
             0 | 1 => self.crash(3000),
@@ -320,10 +374,37 @@ impl Trouble {
             let _ = life.group.change_voters(&voters, deadline).await;
         }
     }
+
+    /// Any one or three become the voters. Those who left the group drop their
+    /// replicas once that is known to be committed.
+    async fn change_voters_and_drop(&mut self) {
+        let Some((_, life)) = self.cluster.leader() else { return };
+        let mut voters = self.cluster.ids();
+        voters.shuffle(&mut self.rng);
+        voters.truncate(if self.rng.random_bool(0.3) { 1 } else { 3 });
+        let voters: BTreeSet<NodeId> = voters.into_iter().collect();
+        let deadline = Duration::from_millis(1000);
+        let before = life.group.status().borrow().voters.clone();
+        for joins in voters.difference(&before) {
+            let added = life.group.add_learner(*joins, deadline).await;
+            if added.is_err() || self.rng.random_bool(0.1) {
+                return;
+            }
+            let caught_up = life.group.wait_until_caught_up(*joins, deadline).await;
+            if caught_up.is_err() {
+                return;
+            }
+        }
+        if life.group.change_voters(&voters, deadline).await.is_ok() {
+            for left in before.difference(&voters) {
+                self.cluster.drop_replica(*left).await;
+            }
+        }
+    }
 }
 
 /// Mends everything and waits until all members are equal and the group works.
-async fn recover(cluster: &Arc<Cluster>, ids: &AtomicU64) -> Result<(), String> {
+async fn recover(cluster: &Arc<Cluster>, ids: &AtomicU64, founders: u64) -> Result<(), String> {
     cluster.links.mend();
     cluster.links.set_weather(Weather::FAIR);
     let recovered = timeout(RECOVERY, async {
@@ -331,7 +412,7 @@ async fn recover(cluster: &Arc<Cluster>, ids: &AtomicU64) -> Result<(), String> 
             for id in cluster.ids() {
                 cluster.start(id).await;
             }
-            cluster.found_if_lost(VOTERS).await;
+            cluster.found_if_lost(founders).await;
             if works(cluster, ids).await {
                 return;
             }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::faulty_log::Bug;
-use super::run::{Outcome, Plan, run};
+use super::run::{Kind, Outcome, Plan, run};
 
 /// How many seeds a run takes that is not told.
 const FEW: u64 = 3;
@@ -11,7 +11,8 @@ const PROFILE: &str = if cfg!(debug_assertions) { "" } else { " --release" };
 
 fn plan(seed: u64) -> Plan {
     let time = Duration::from_secs(SECONDS);
-    Plan { seed, time, bug: Bug::None, only_crashes: seed % 3 == 2 }
+    let kind = if seed % 3 == 2 { Kind::Crashes } else { Kind::All };
+    Plan { seed, time, bug: Bug::None, kind }
 }
 
 fn seeds() -> Vec<u64> {
@@ -23,8 +24,8 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-#[test]
-fn no_seed_breaks_a_promise() {
+/// Runs the seeds and insists that nothing is found and something happened.
+fn nothing_is_found(test: &str, plan: impl Fn(u64) -> Plan) {
     let (mut acknowledged, mut reads, mut terms) = (0, 0, 0);
     let seeds = seeds();
     for seed in &seeds {
@@ -32,7 +33,7 @@ fn no_seed_breaks_a_promise() {
         assert!(
             outcome.violations.is_empty(),
             "seed {seed} found {:#?}\nreproduce it with: RUNG_SEED={seed} cargo test -p \
-             rung-consensus{PROFILE} simulation::tests::no_seed",
+             rung-consensus{PROFILE} simulation::tests::{test}",
             outcome.violations
         );
         acknowledged += outcome.acknowledged;
@@ -46,27 +47,47 @@ fn no_seed_breaks_a_promise() {
 }
 
 #[test]
+fn no_seed_breaks_a_promise() {
+    nothing_is_found("no_seed", plan);
+}
+
+/// The first node of a group was its only voter once, and is sent the log in which
+/// it was, over and over.
+#[test]
+fn who_leaves_drops_its_log_and_comes_back_does_not_believe_the_past() {
+    let drops = |seed| Plan { kind: Kind::Drops, ..plan(seed) };
+    nothing_is_found("who_leaves", drops);
+}
+
+#[test]
+fn logs_that_are_dropped_without_a_trace_are_caught() {
+    let (seed, outcome) = caught(Bug::DropWithoutTrace, Kind::Drops).expect("no seed noticed it");
+    println!("seed {seed}: {}", outcome.violations[0]);
+}
+
+#[test]
 fn a_seed_gives_the_same_run_twice() {
     let first = run(plan(3));
     assert_eq!(first, run(plan(3)));
     assert_ne!(first.last, run(plan(4)).last);
 }
 
-fn caught(bug: Bug) -> Option<(u64, Outcome)> {
+fn caught(bug: Bug, kind: Kind) -> Option<(u64, Outcome)> {
     (0..60).find_map(|seed| {
-        let outcome = run(Plan { bug, only_crashes: true, ..plan(seed) });
+        let outcome = run(Plan { bug, kind, ..plan(seed) });
         (!outcome.violations.is_empty()).then_some((seed, outcome))
     })
 }
 
 #[test]
 fn a_log_that_acknowledges_before_it_syncs_is_caught() {
-    let (seed, outcome) = caught(Bug::AcknowledgeBeforeSync).expect("no seed noticed it");
+    let (seed, outcome) =
+        caught(Bug::AcknowledgeBeforeSync, Kind::Crashes).expect("no seed noticed it");
     println!("seed {seed}: {}", outcome.violations[0]);
 }
 
 #[test]
 fn a_log_that_forgets_its_votes_is_caught() {
-    let (seed, outcome) = caught(Bug::ForgetVotes).expect("no seed noticed it");
+    let (seed, outcome) = caught(Bug::ForgetVotes, Kind::Crashes).expect("no seed noticed it");
     println!("seed {seed}: {}", outcome.violations[0]);
 }
