@@ -31,6 +31,10 @@ Apps:
   env          Set an app's variables and secrets
   app          List, show and remove apps
 
+Databases:
+  db           List, create and show databases, and print their URLs
+  promote      Make the copy on a node the primary, losing nothing
+
 Nodes and roles:
   node         List, drain, cordon and remove nodes
   role         Give a role to a node by hand, or take it away
@@ -61,6 +65,24 @@ Examples:
   ctl --data .rung/n1 status
   ctl deploy examples/hello
   ctl scale web 4 && ctl status -o json | jq .apps";
+
+/// What `ctl scale` counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scaled {
+    Role(Role),
+    /// Copies of the databases beside the primary.
+    Replicas,
+}
+
+const REPLICAS: &str = "replicas";
+
+fn scaled_parser() -> impl TypedValueParser<Value = Scaled> {
+    let names = Role::ALL.map(Role::name).into_iter().chain([REPLICAS]);
+    PossibleValuesParser::new(names.collect::<Vec<_>>()).try_map(|name| match name.as_str() {
+        REPLICAS => Ok(Scaled::Replicas),
+        name => name.parse::<Role>().map(Scaled::Role),
+    })
+}
 
 /// Looks at a Rung cluster and changes it
 #[derive(Parser, Debug)]
@@ -144,7 +166,7 @@ pub enum Command {
         /// Only those of this node
         #[arg(long, value_name = "NODE")]
         node: Option<String>,
-        /// An app, or control, dns, lb or web
+        /// An app, or control, dns, lb, web or db
         #[arg(value_name = "APP|ROLE")]
         target: String,
     },
@@ -191,6 +213,25 @@ pub enum Command {
     /// List, show and remove apps
     #[command(subcommand)]
     App(AppCommand),
+    /// List, create and show databases, and print their URLs
+    #[command(subcommand)]
+    Db(DbCommand),
+    /// Make the copy on a node the primary, losing nothing
+    #[command(after_help = "New statements wait while the copy takes over; open transactions get \
+        a short time to end.\nRefused, with the reasons, when the copy does not have everything \
+        yet.\n\nExamples:\n  ctl promote n4\n  ctl promote n4 --database photos --dry-run")]
+    Promote {
+        /// The node whose copy takes over
+        node: String,
+        /// May be left out while there is one database
+        #[arg(long, value_name = "NAME")]
+        database: Option<String>,
+        /// Which shard of it
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        shard: u32,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
     /// List, drain, cordon and remove nodes
     #[command(subcommand)]
     Node(NodeCommand),
@@ -213,13 +254,14 @@ pub enum Command {
         options: ChangeOptions,
     },
     /// Say how many of something there are
-    #[command(after_help = "For web it is the number of an app's instances, for the others the \
-        number of nodes\nthat have the role.\n\nExamples:\n  ctl scale web 4\n  \
-        ctl scale web 4 --app photos\n  ctl scale lb 2")]
+    #[command(after_help = "For web it is the number of an app's instances, for replicas the \
+        copies of the databases\nbeside the primary, for the others the number of nodes that have \
+        the role.\n\nExamples:\n  ctl scale web 4\n  ctl scale web 4 --app photos\n  \
+        ctl scale replicas 2\n  ctl scale lb 2")]
     Scale {
-        /// The role
-        #[arg(value_parser = role_parser())]
-        role: Role,
+        /// A role, or replicas
+        #[arg(value_name = "WHAT", value_parser = scaled_parser())]
+        what: Scaled,
         /// How many
         #[arg(value_name = "N")]
         count: u32,
@@ -303,6 +345,37 @@ pub enum AppCommand {
         app: String,
         #[command(flatten)]
         options: ChangeOptions,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum DbCommand {
+    /// List databases, their primaries and replicas
+    #[command(after_help = "Example:\n  ctl db ls")]
+    Ls,
+    /// Show a database and every copy of it
+    #[command(after_help = "Example:\n  ctl db show photos")]
+    Show {
+        /// The database's name
+        database: String,
+    },
+    /// Create an empty database; an app with [db] in its rung.toml gets one anyway
+    #[command(after_help = "Example:\n  ctl db create reports")]
+    Create {
+        /// 1 to 63 of a-z, 0-9 and -
+        name: String,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Print the URL that programs on this node reach a database by; it holds the password
+    #[command(after_help = "Examples:\n  ctl db url photos\n  \
+        psql \"$(ctl db url photos --replica)\"")]
+    Url {
+        /// The database's name; may be left out while there is one
+        database: Option<String>,
+        /// The URL whose sessions only read, on a copy nearby
+        #[arg(long)]
+        replica: bool,
     },
 }
 

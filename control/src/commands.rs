@@ -1,6 +1,7 @@
 //! The commands, one module for each group.
 
 mod apps;
+mod databases;
 mod explain;
 mod inspect;
 mod nodes;
@@ -55,14 +56,19 @@ pub async fn run(screen: &Screen, arguments: Arguments) -> Result<Exit, Trouble>
         }
         Command::Env(command) => apps::env(screen, &client()?, command).await,
         Command::App(command) => apps::app(screen, &client()?, command).await,
+        Command::Db(command) => databases::run(screen, &client()?, command).await,
+        Command::Promote { node, database, shard, options } => {
+            let change = Change::Promote { node, database, shard };
+            mutation::run(screen, &client()?, change, &options).await
+        }
         Command::Node(command) => nodes::node(screen, &client()?, command).await,
         Command::Role(command) => nodes::role(screen, &client()?, command).await,
         Command::Move { role, node, from, options } => {
             let change = Change::Move { role, node, from };
             mutation::run(screen, &client()?, change, &options).await
         }
-        Command::Scale { role, count, app, options } => {
-            let change = nodes::scale(role, count, app)?;
+        Command::Scale { what, count, app, options } => {
+            let change = nodes::scale(what, count, app)?;
             mutation::run(screen, &client()?, change, &options).await
         }
         Command::Token(command) => tokens::run(screen, &client()?, command).await,

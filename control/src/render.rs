@@ -1,5 +1,6 @@
 //! Values as text for people. Everything here is pure.
 
+pub mod databases;
 pub mod operation;
 pub mod overview;
 pub mod table;

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use rung_admin::{Answer, Backend, LogQuery};
 use rung_control_plane::View;
 use rung_proto::api::{
-    AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, EnvName, Event, Finding, LogLine,
-    NodeTop, Operation, Status, Token, TokenCreated, TokenRequest, Top,
+    AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, DatabaseUrl, EnvName, Event, Finding,
+    LogLine, NodeTop, Operation, Status, Token, TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Code, Failure, OperationId};
 use tokio::sync::{mpsc, watch};
 
 use crate::node::Node;
 use crate::protocol::{LeaderAnswer, LeaderRequest};
-use crate::{doctor, logs, metrics, observe, status};
+use crate::{database_access, doctor, logs, metrics, observe, status};
 
 /// A node as the admin API's backend.
 pub struct NodeBackend {
@@ -167,6 +167,20 @@ impl Backend for NodeBackend {
                 set_at_ms: *set_at_ms,
             };
             Ok(record.env_names.iter().map(name).collect())
+        })
+    }
+
+    fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl> {
+        Box::pin(async move {
+            if !self.node.control.state().databases.contains_key(&database) {
+                let what = format!("there is no database {database}");
+                return Err(Failure::new(Code::NotFound, what).next("`ctl db ls` lists them"));
+            }
+            let request = LeaderRequest::DatabasePassword { database: database.clone() };
+            let LeaderAnswer::DatabasePassword(password) = self.ask(request).await? else {
+                return Err(unexpected());
+            };
+            Ok(database_access::urls(&database, &password, self.node.addresses.sql))
         })
     }
 

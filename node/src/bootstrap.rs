@@ -2,7 +2,7 @@
 //! its certificate.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ pub struct Addresses {
     pub http: SocketAddr,
     pub https: SocketAddr,
     pub dns: SocketAddr,
+    pub sql: SocketAddr,
     pub public: IpAddr,
 }
 
@@ -50,9 +51,17 @@ impl Addresses {
             http: at(settings.public, 8080),
             https: at(settings.public, 8443),
             dns: at(settings.public, 5300),
+            // Apps are on this machine; nobody else may reach the database here.
+            sql: at(loopback(settings.bind), 5432),
             public: settings.public,
         }
     }
+}
+
+/// The address itself where it is a loopback address: several nodes of one machine
+/// then do not share one.
+fn loopback(bind: IpAddr) -> IpAddr {
+    if bind.is_loopback() { bind } else { Ipv4Addr::LOCALHOST.into() }
 }
 
 /// What a node begins with.

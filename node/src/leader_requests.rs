@@ -6,7 +6,7 @@ use std::time::Duration;
 use rung_control_plane::command::Environment;
 use rung_control_plane::plan::{Prepared, merge_env};
 use rung_control_plane::secrets::{CA_PURPOSE, Hash, Secrets, env_purpose, token_id};
-use rung_control_plane::state::{NodeRecord, ReleaseRecord};
+use rung_control_plane::state::{NodeRecord, ReleaseRecord, ScramVerifier};
 use rung_control_plane::{Answer, Command, State, plan as plan_change};
 use rung_membership::Membership;
 use rung_proto::api::{Change, ChangeAnswer, ChangeRequest, Token, TokenCreated, TokenRequest};
@@ -16,6 +16,7 @@ use rung_transport::{CertificateAuthority, JoinToken, csr_public_key};
 use crate::bundles::Bundles;
 use crate::clock::now_ms;
 use crate::control::{Control, ProposeFailure};
+use crate::database_access;
 use crate::observe;
 use crate::options::check_name;
 use crate::protocol::{
@@ -77,6 +78,10 @@ impl LeaderRequests {
                 Ok(LeaderAnswer::Index(self.control.state().index))
             }
             LeaderRequest::Members => self.members().await,
+            LeaderRequest::DatabasePassword { database } => {
+                let key = self.key().map_err(ProposeFailure::Refused)?;
+                Ok(LeaderAnswer::DatabasePassword(database_access::password(&key, &database)))
+            }
         }
     }
 
@@ -168,8 +173,12 @@ impl LeaderRequests {
             Change::Deploy { bundle } => {
                 let (manifest, size) = self.bundles.manifest(*bundle).await?;
                 let created_ms = now_ms();
+                let verifier = match manifest.db {
+                    Some(_) => Some(self.verifier(&manifest.name)?),
+                    None => None,
+                };
                 let release = ReleaseRecord { digest: *bundle, size, manifest, created_ms };
-                Ok(Prepared { release: Some(release), ..Prepared::default() })
+                Ok(Prepared { release: Some(release), verifier, ..Prepared::default() })
             }
             Change::SetEnv { app, set, unset } => {
                 for (name, value) in set {
@@ -186,8 +195,17 @@ impl LeaderRequests {
                 let env = Some((sealed, new.into_keys().collect()));
                 Ok(Prepared { env, ..Prepared::default() })
             }
+            Change::CreateDatabase { name } => {
+                rung_bundle::check_name(name).map_err(|why| Failure::new(Code::Usage, why))?;
+                let verifier = Some(self.verifier(name)?);
+                Ok(Prepared { verifier, ..Prepared::default() })
+            }
             _ => Ok(Prepared::default()),
         }
+    }
+
+    fn verifier(&self, database: &str) -> Result<ScramVerifier, Failure> {
+        Ok(database_access::verifier(&database_access::password(&self.key()?, database)))
     }
 
     fn key(&self) -> Result<rung_control_plane::sealed::ClusterKey, Failure> {
@@ -228,7 +246,11 @@ impl LeaderRequests {
         if version != wanted {
             return Err(Failure::new(Code::Precondition, "this voter has not caught up yet"));
         }
-        Ok(EnvAnswer { version, variables })
+        let database_password = match self.control.state().databases.contains_key(app) {
+            true => Some(database_access::password(&self.key()?, app)),
+            false => None,
+        };
+        Ok(EnvAnswer { version, variables, database_password })
     }
 
     // Tokens.

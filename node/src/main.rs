@@ -8,6 +8,7 @@ mod clock;
 mod control;
 mod control_machine;
 mod data_dir;
+mod database_access;
 mod dns_role;
 mod doctor;
 mod follow;

@@ -125,6 +125,10 @@ pub enum LeaderRequest {
     },
     /// Who takes part in the control group, confirmed by a quorum.
     Members,
+    /// What the user of a database logs in with.
+    DatabasePassword {
+        database: String,
+    },
 }
 
 impl LeaderRequest {
@@ -137,7 +141,8 @@ impl LeaderRequest {
             | LeaderRequest::Admit(_)
             | LeaderRequest::Renew { .. }
             | LeaderRequest::Started { .. }
-            | LeaderRequest::Members => true,
+            | LeaderRequest::Members
+            | LeaderRequest::DatabasePassword { .. } => true,
         }
     }
 }
@@ -153,6 +158,7 @@ pub enum LeaderAnswer {
     Index(u64),
     /// Voters and learners.
     Members(Vec<NodeId>),
+    DatabasePassword(String),
 }
 
 /// How a request to the leader went. It travels inside the answer, so that "I do
@@ -213,6 +219,9 @@ pub struct EnvRequest {
 pub struct EnvAnswer {
     pub version: u64,
     pub variables: BTreeMap<String, String>,
+    /// Of the database that has the app's name, if there is one.
+    #[serde(default)]
+    pub database_password: Option<String>,
 }
 
 /// Which log lines a peer asks this node for.

@@ -15,6 +15,7 @@ use rung_web::InstanceSpec;
 use tokio::time::timeout;
 
 use crate::data_dir::DataDir;
+use crate::database_access;
 use crate::node::Node;
 use crate::protocol::{EnvAnswer, EnvRequest, actor};
 
@@ -88,9 +89,10 @@ async fn reconcile(node: &Node, state: &State) -> bool {
         let Some(release) = app.releases.get(&record.release) else { continue };
         let wants_env = !record.drain && record.env_version == app.env_version;
         if !environments.contains_key(&record.app) {
+            let has_database = state.databases.contains_key(&record.app);
             let env = match app.env_version {
-                0 => Some(Environment::new()),
-                version => environment(node, &record.app, version).await,
+                0 if !has_database => Some(Environment::new()),
+                version => environment(node, &record.app, version, has_database).await,
             };
             environments.insert(record.app.clone(), env);
         }
@@ -125,16 +127,35 @@ async fn reconcile(node: &Node, state: &State) -> bool {
 }
 
 /// An app's variables: kept from before, or from a voter.
-async fn environment(node: &Node, app: &str, version: u64) -> Option<Environment> {
-    if let Some(kept) = node.env_cache.get(app, version) {
-        return Some(kept);
+async fn environment(
+    node: &Node,
+    app: &str,
+    version: u64,
+    has_database: bool,
+) -> Option<Environment> {
+    let complete = |answer: &EnvAnswer| {
+        answer.version == version && answer.database_password.is_some() >= has_database
+    };
+    if let Some(kept) = node.env_cache.get(app).filter(complete) {
+        return Some(variables(node, app, kept));
     }
     let answer = match node.leader_requests.env_answer(app) {
         Ok(answer) => Some(answer),
         Err(_) => ask_voters(node, app).await,
     }?;
     node.env_cache.keep(&node.data, app, &answer);
-    (answer.version == version).then_some(answer.variables)
+    complete(&answer).then(|| variables(node, app, answer))
+}
+
+/// The app's own variables, and the URLs of its database.
+fn variables(node: &Node, app: &str, answer: EnvAnswer) -> Environment {
+    let mut variables = answer.variables;
+    if let Some(password) = answer.database_password {
+        let urls = database_access::urls(app, &password, node.addresses.sql);
+        variables.insert("DATABASE_URL".to_owned(), urls.url);
+        variables.insert("DATABASE_REPLICA_URL".to_owned(), urls.replica_url);
+    }
+    variables
 }
 
 async fn ask_voters(node: &Node, app: &str) -> Option<EnvAnswer> {
@@ -170,9 +191,8 @@ impl EnvCache {
         Self(Mutex::new(kept))
     }
 
-    fn get(&self, app: &str, version: u64) -> Option<Environment> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(app).filter(|env| env.version == version).map(|env| env.variables.clone())
+    fn get(&self, app: &str) -> Option<EnvAnswer> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
     }
 
     fn keep(&self, data: &DataDir, app: &str, answer: &EnvAnswer) {

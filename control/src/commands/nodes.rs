@@ -3,7 +3,7 @@
 use rung_proto::api::{Change, Status};
 use rung_proto::{Code, Failure, Role};
 
-use crate::args::{NodeCommand, RoleCommand};
+use crate::args::{NodeCommand, RoleCommand, Scaled};
 use crate::client::Client;
 use crate::mutation;
 use crate::output::{Exit, Screen, Trouble};
@@ -39,12 +39,17 @@ pub async fn role(screen: &Screen, client: &Client, command: RoleCommand) -> Res
 }
 
 /// The change of `ctl scale`: instances for web, nodes for the other roles.
-pub fn scale(role: Role, count: u32, app: Option<String>) -> Result<Change, Failure> {
-    match (role, app) {
-        (Role::Web, app) => Ok(Change::ScaleWeb { app, count }),
-        (role, None) => Ok(Change::ScaleRole { role, count }),
-        (role, Some(_)) => Err(Failure::new(Code::Usage, format!("{role} is not part of an app"))
-            .next(format!("leave --app out: ctl scale {role} {count}"))),
+pub fn scale(what: Scaled, count: u32, app: Option<String>) -> Result<Change, Failure> {
+    match (what, app) {
+        (Scaled::Role(Role::Web), app) => Ok(Change::ScaleWeb { app, count }),
+        (Scaled::Role(role), None) => Ok(Change::ScaleRole { role, count }),
+        // The primary is a copy, too.
+        (Scaled::Replicas, None) => {
+            Ok(Change::ScaleRole { role: Role::Db, count: count.saturating_add(1) })
+        }
+        (_, Some(_)) => {
+            Err(Failure::new(Code::Usage, "only web belongs to an app").next("leave --app out"))
+        }
     }
 }
 
@@ -54,8 +59,15 @@ mod tests {
 
     #[test]
     fn web_is_scaled_by_instances_and_other_roles_by_nodes() {
+        let scale = |role, count, app| scale(Scaled::Role(role), count, app);
         assert_eq!(scale(Role::Web, 4, None), Ok(Change::ScaleWeb { app: None, count: 4 }));
         assert_eq!(scale(Role::Lb, 2, None), Ok(Change::ScaleRole { role: Role::Lb, count: 2 }));
         assert_eq!(scale(Role::Lb, 2, Some("photos".into())).unwrap_err().code, Code::Usage);
+    }
+
+    #[test]
+    fn replicas_are_counted_without_the_primary() {
+        let two = Change::ScaleRole { role: Role::Db, count: 3 };
+        assert_eq!(scale(Scaled::Replicas, 2, None), Ok(two));
     }
 }

@@ -8,7 +8,7 @@ use rung_proto::soft::InstanceState;
 
 use super::table::{Cell, Table, Tone};
 use super::text::{bytes, clean, percent, words};
-use super::{operation, time};
+use super::{databases, operation, time};
 
 pub fn node_state(node: &Node) -> Cell {
     let (word, tone) = match node.state {
@@ -165,6 +165,7 @@ pub fn status(status: &Status, columns: Option<usize>, color: bool, now_ms: u64)
         nodes(&status.nodes, wide),
         apps(&status.apps),
         instances(&status.apps, wide),
+        databases::list(&status.db),
         operation::table(&running, wide, now_ms),
     ];
     for table in tables.iter().filter(|table| !table.is_empty()) {

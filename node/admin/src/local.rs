@@ -70,6 +70,10 @@ async fn route(
             let app = segment(app)?;
             Ok(respond::json(&ask(shared, shared.backend.env(app)).await?))
         }
+        ("GET", ["databases", name, "url"]) => {
+            let name = segment(name)?;
+            Ok(respond::json(&ask(shared, shared.backend.database_url(name)).await?))
+        }
         ("GET", ["tokens"]) => Ok(respond::json(&ask(shared, shared.backend.tokens()).await?)),
         ("POST", ["tokens"]) => create_token(shared, user, body).await,
         ("DELETE", ["tokens", id]) => revoke_token(shared, user, segment(id)?).await,
@@ -87,7 +91,7 @@ fn allowed(path: &[&str]) -> Option<&'static str> {
         ["operations"] => "GET, POST",
         ["tokens"] => "GET, POST",
         ["status" | "events" | "top" | "logs" | "audit" | "doctor"] => "GET",
-        ["operations", _] | ["apps", _, "env"] => "GET",
+        ["operations", _] | ["apps", _, "env"] | ["databases", _, "url"] => "GET",
         ["tokens", _] => "DELETE",
         ["bundles"] => "PUT",
         ["sessions"] => "POST",

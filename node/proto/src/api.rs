@@ -13,6 +13,7 @@
 //! | `GET /api/v1/audit` | a list of [`AuditEntry`] |
 //! | `GET /api/v1/doctor` | a list of [`Finding`] |
 //! | `GET /api/v1/apps/A/env` | a list of [`EnvName`] |
+//! | `GET /api/v1/databases/D/url` | a [`DatabaseUrl`] |
 //! | `GET /api/v1/tokens` | a list of [`Token`] |
 //! | `POST /api/v1/tokens` with a [`TokenRequest`] | [`TokenCreated`] |
 //! | `DELETE /api/v1/tokens/ID` | the revoked [`Token`] |
@@ -170,6 +171,14 @@ pub struct DatabaseShard {
     /// two copies is lost.
     #[serde(default)]
     pub witness: Option<String>,
+}
+
+/// How programs on the node that answered reach a database. Both hold the password.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatabaseUrl {
+    pub url: String,
+    /// Sessions opened by it only read, on a copy nearby.
+    pub replica_url: String,
 }
 
 /// A copy of a shard that is not the primary.

@@ -34,6 +34,9 @@ INSTANCE  APP     NODE  STATE     RELEASE  RESTARTS  PROBLEM
 11        photos  n1    healthy   4        0
 12        photos  n2    starting  4        0
 
+DATABASE  SHARD  PRIMARY  EPOCH  REPLICAS  WITNESS
+photos    0      n1       7      n2        n3
+
 warning: one control voter: the loss of n1 stops changes
 "
     );

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use rung_admin::{AdminConfig, AdminServer, Answer, Backend, Limits, LogQuery, prometheus};
 use rung_proto::api::{
     App, AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, Cluster, ControlRole,
-    DatabaseReplica, DatabaseShard, EnvName, Event, Finding, Instance, LogLine, Node, NodeState,
-    NodeTop, Operation, OperationState, RoleCount, Severity, Status, Step, StepState, Token,
-    TokenCreated, TokenRequest, Top, Web,
+    DatabaseReplica, DatabaseShard, DatabaseUrl, EnvName, Event, Finding, Instance, LogLine, Node,
+    NodeState, NodeTop, Operation, OperationState, RoleCount, Severity, Status, Step, StepState,
+    Token, TokenCreated, TokenRequest, Top, Web,
 };
 use rung_proto::soft::{ActorStatus, HostStatus, InstanceState};
 use rung_proto::{ClusterId, Code, Digest, Failure, InstanceId, NodeId, OperationId, Role};
@@ -352,6 +352,14 @@ impl Backend for Fake {
                 return Err(Failure::new(Code::NotFound, format!("there is no app {app}")));
             }
             Ok(vec![EnvName { name: "SECRET".to_owned(), set_at_ms: NOW_MS }])
+        })
+    }
+
+    fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl> {
+        Box::pin(async move {
+            let url = format!("postgres://{database}:secret@127.0.0.11:5432/{database}");
+            let replica_url = format!("{url}?options=-c%20rung.role%3Dreplica");
+            Ok(DatabaseUrl { url, replica_url })
         })
     }
 

@@ -104,7 +104,7 @@ async fn malformed_requests_get_a_precise_refusal() {
         ("GET", "/api/v1/operations/99", "", 404),
         ("GET", "/api/v1/status?follow=true", "", 400),
         ("GET", "/api/v1/events?since=-1", "", 400),
-        ("GET", "/api/v1/logs?role=db", "", 400),
+        ("GET", "/api/v1/logs?role=cdn", "", 400),
         ("GET", "/api/v1/logs?lines=1000000", "", 400),
         ("GET", "/api/v1/apps/%zz/env", "", 400),
     ];

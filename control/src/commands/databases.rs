@@ -1,0 +1,80 @@
+//! Databases.
+
+use rung_proto::api::{Change, DatabaseShard, DatabaseUrl, Status};
+use rung_proto::{Code, Failure};
+
+use crate::args::DbCommand;
+use crate::client::Client;
+use crate::mutation;
+use crate::output::{Exit, Screen, Trouble};
+use crate::render::databases;
+use crate::wire::encode;
+
+pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result<Exit, Trouble> {
+    match command {
+        DbCommand::Ls => {
+            let status: Status = client.get("/api/v1/status").await?;
+            screen.show(
+                &status.db,
+                |shards| names(shards),
+                |shards| screen.table(&databases::list(shards)),
+            );
+        }
+        DbCommand::Show { database } => {
+            let status: Status = client.get("/api/v1/status").await?;
+            let mut shards = status.db;
+            let known = names(&shards);
+            shards.retain(|shard| shard.database == database);
+            if shards.is_empty() {
+                return Err(not_there(&database, &known).into());
+            }
+            screen.show(
+                &shards,
+                |shards| names(shards),
+                |shards| screen.table(&databases::copies(shards)),
+            );
+        }
+        DbCommand::Create { name, options } => {
+            let change = Change::CreateDatabase { name };
+            return mutation::run(screen, client, change, &options).await;
+        }
+        DbCommand::Url { database, replica } => {
+            let database = match database {
+                Some(database) => database,
+                None => the_only_one(client).await?,
+            };
+            let path = format!("/api/v1/databases/{}/url", encode(&database));
+            let urls: DatabaseUrl = client.get(&path).await?;
+            let url = |urls: &DatabaseUrl| {
+                if replica { urls.replica_url.clone() } else { urls.url.clone() }
+            };
+            screen.show(&urls, |urls| vec![url(urls)], |urls| format!("{}\n", url(urls)));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn names(shards: &[DatabaseShard]) -> Vec<String> {
+    let mut names: Vec<String> = shards.iter().map(|shard| shard.database.clone()).collect();
+    names.dedup();
+    names
+}
+
+fn not_there(database: &str, known: &[String]) -> Failure {
+    Failure::new(Code::NotFound, format!("there is no database {database}"))
+        .because(format!("the databases are: {}", known.join(", ")))
+        .next("`ctl db create NAME` makes one")
+}
+
+async fn the_only_one(client: &Client) -> Result<String, Failure> {
+    let status: Status = client.get("/api/v1/status").await?;
+    let mut known = names(&status.db);
+    match known.len() {
+        1 => Ok(known.remove(0)),
+        0 => Err(Failure::new(Code::NotFound, "there is no database")
+            .next("deploy an app whose rung.toml has [db], or `ctl db create NAME`")),
+        _ => Err(Failure::new(Code::Usage, "there are several databases")
+            .because(known.join(", "))
+            .next("say which one")),
+    }
+}
