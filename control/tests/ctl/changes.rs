@@ -74,7 +74,7 @@ async fn exit_2_for_what_is_written_wrongly() {
     let world = World::new().await;
     for wrong in [
         &["nonsense"][..],
-        &["scale", "db", "2"],
+        &["scale", "cdn", "2"],
         &["scale", "web", "many"],
         &["scale", "lb", "2", "--app", "photos"],
         &["move", "lb"],
