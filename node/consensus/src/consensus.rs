@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -195,7 +196,6 @@ impl Consensus {
         let snapshot_due = Arc::new(Notify::new());
         let in_use = InUse::default();
         let unused = (Unused::of(&in_use.machine), Unused::of(&in_use.files));
-        let runs = Arc::new(AtomicBool::new(false));
         let replica = Replica::new(
             state_machine,
             log.clone(),
@@ -204,9 +204,9 @@ impl Consensus {
             Arc::clone(&snapshot_due),
             Arc::clone(&self.0.writers),
             in_use,
-            Arc::clone(&runs),
         )
         .map_err(failed)?;
+        let runs = replica.runs();
         let peers = Peers {
             network: Arc::clone(&shared.network),
             generation: shared.generation,

@@ -152,8 +152,9 @@ pub(crate) struct SnapshotHeader {
     pub generation: Generation,
     pub group: GroupId,
     pub ballot: Ballot,
-    /// The length of the file.
-    pub bytes: u64,
+    /// The length of what follows; unknown when the state is read while it is sent.
+    /// Its own end is part of a snapshot in any case.
+    pub bytes: Option<u64>,
 }
 
 pub(crate) fn encode_request(header: &Header, entries: &[RaftEntry]) -> Bytes {

@@ -21,8 +21,7 @@ use crate::snapshot_format::{SnapshotEncoder, SnapshotHeader};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore, blocking};
 use crate::state_machine::{Committed, OwnCopy, SnapshotSource, StateMachine};
 
-pub(crate) type RaftSnapshot =
-    openraft::type_config::alias::SnapshotOf<Types, SnapshotData>;
+pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotData>;
 
 /// What a snapshot consists of.
 pub(crate) enum SnapshotData {
@@ -99,7 +98,6 @@ impl Replica {
         snapshot_due: Arc<Notify>,
         writers: Arc<Semaphore>,
         in_use: InUse,
-        runs: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let own = machine.own_copy();
         let last = own.and_then(|own| own.durable).map(log_id);
@@ -127,7 +125,7 @@ impl Replica {
             last,
             memberships: Memberships::new(membership),
             reported: None,
-            runs,
+            runs: Arc::default(),
             bytes_since_snapshot: 0,
             snapshot_bytes,
             snapshot_due,
@@ -165,6 +163,11 @@ impl Replica {
         Ok(())
     }
 
+    /// To be set when the protocol runs.
+    pub(crate) fn runs(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.runs)
+    }
+
     fn own_copy(&mut self) -> Option<OwnCopy> {
         self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).own_copy()
     }
@@ -200,7 +203,8 @@ impl Replica {
     fn purge_builder(&mut self, own: OwnCopy, force: bool) -> Option<SnapshotWriter> {
         let durable = own.durable.map(log_id);
         let known = durable.as_ref().is_some_and(|durable| self.memberships.at(durable).is_some());
-        if !force && !(known && durable > self.reported) {
+        let is_news = known && durable > self.reported;
+        if !force && !is_news {
             return None;
         }
         if let Some(durable) = &durable {
@@ -266,6 +270,9 @@ impl Replica {
                     self.apply_batch(&mut batch)?;
                     let membership = RaftStoredMembership::new(Some(item.log_id), membership);
                     self.memberships.apply(membership);
+                    if self.own_copy().is_none() {
+                        self.memberships.forget_before(&item.log_id);
+                    }
                     self.log.set_applied_membership(self.memberships.newest()).await?;
                     if let Some(responder) = responder {
                         responder.send(Payload::default());

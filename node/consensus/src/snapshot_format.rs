@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::MembershipForm;
 use crate::raft_types::{RaftSnapshotMeta, RaftStoredMembership, log_id, position};
+use crate::state_machine::SnapshotSource;
 use crate::status::Position;
 
 const MAGIC: &[u8; 8] = b"RUNGSNAP";
@@ -87,43 +88,77 @@ impl SnapshotHeader {
     }
 }
 
+/// Turns what a source yields into a snapshot, piece by piece.
+pub(crate) struct SnapshotEncoder {
+    source: SnapshotSource,
+    /// Taken by the first piece.
+    header: Option<Vec<u8>>,
+    chunk: Vec<u8>,
+    chunks: u64,
+    content: u64,
+    ended: bool,
+}
+
+impl SnapshotEncoder {
+    pub(crate) fn new(header: &SnapshotHeader, source: SnapshotSource) -> Self {
+        let encoded = encoding::encode(header);
+        let length = u32::try_from(encoded.len()).expect("a membership has a few hundred bytes");
+        let mut header = Vec::with_capacity(20 + encoded.len());
+        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&VERSION.to_be_bytes());
+        header.extend_from_slice(&length.to_be_bytes());
+        header.extend_from_slice(&crc32fast::hash(&encoded).to_be_bytes());
+        header.extend_from_slice(&encoded);
+        let chunk = vec![0; CHUNK];
+        Self { source, header: Some(header), chunk, chunks: 0, content: 0, ended: false }
+    }
+
+    /// The next piece: the header, then one chunk after the other, then the end.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub(crate) fn next_piece(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if let Some(header) = self.header.take() {
+            return Ok(Some(header));
+        }
+        if self.ended {
+            return Ok(None);
+        }
+        let size = fill(&mut self.source, &mut self.chunk)?;
+        if size == 0 {
+            self.ended = true;
+            let mut end = [0; 16];
+            end[..8].copy_from_slice(&self.chunks.to_be_bytes());
+            end[8..].copy_from_slice(&self.content.to_be_bytes());
+            return Ok(Some(piece(0, chunk_checksum(u64::MAX, &end), &end)));
+        }
+        let bytes = &self.chunk[..size];
+        let piece = piece(size, chunk_checksum(self.chunks, bytes), bytes);
+        self.chunks += 1;
+        self.content += size as u64;
+        Ok(Some(piece))
+    }
+}
+
+fn piece(size: usize, checksum: u32, bytes: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(size).expect("a chunk has at most 65536 bytes");
+    [&size.to_be_bytes()[..], &checksum.to_be_bytes(), bytes].concat()
+}
+
 /// Writes a snapshot: header, everything that `source` yields, end. Returns the
 /// length in bytes of what was written.
 pub(crate) fn write_snapshot(
     header: &SnapshotHeader,
-    source: &mut dyn Read,
+    source: SnapshotSource,
     out: &mut dyn Write,
 ) -> io::Result<u64> {
-    let encoded = encoding::encode(header);
-    let length = u32::try_from(encoded.len()).map_err(io::Error::other)?;
-    out.write_all(MAGIC)?;
-    out.write_all(&VERSION.to_be_bytes())?;
-    out.write_all(&length.to_be_bytes())?;
-    out.write_all(&crc32fast::hash(&encoded).to_be_bytes())?;
-    out.write_all(&encoded)?;
-    let mut written = 20 + u64::from(length);
-    let mut chunk = vec![0; CHUNK];
-    let (mut chunks, mut content) = (0_u64, 0_u64);
-    loop {
-        let size = fill(source, &mut chunk)?;
-        if size == 0 {
-            break;
-        }
-        let size_field = u32::try_from(size).expect("a chunk has at most 65536 bytes");
-        out.write_all(&size_field.to_be_bytes())?;
-        out.write_all(&chunk_checksum(chunks, &chunk[..size]).to_be_bytes())?;
-        out.write_all(&chunk[..size])?;
-        chunks += 1;
-        content += u64::from(size_field);
-        written += 8 + u64::from(size_field);
+    let mut encoder = SnapshotEncoder::new(header, source);
+    let mut written = 0;
+    while let Some(piece) = encoder.next_piece()? {
+        out.write_all(&piece)?;
+        written += piece.len() as u64;
     }
-    let mut end = [0; 16];
-    end[..8].copy_from_slice(&chunks.to_be_bytes());
-    end[8..].copy_from_slice(&content.to_be_bytes());
-    out.write_all(&0_u32.to_be_bytes())?;
-    out.write_all(&chunk_checksum(u64::MAX, &end).to_be_bytes())?;
-    out.write_all(&end)?;
-    Ok(written + 24)
+    Ok(written)
 }
 
 fn chunk_checksum(number: u64, bytes: &[u8]) -> u32 {
@@ -280,7 +315,8 @@ mod tests {
         };
         let mut out = Vec::new();
         let header = SnapshotHeader::new(GroupId(5), &meta);
-        let written = write_snapshot(&header, &mut &content[..], &mut out).unwrap();
+        let source = Box::new(io::Cursor::new(content.to_vec()));
+        let written = write_snapshot(&header, source, &mut out).unwrap();
         assert_eq!(written, out.len() as u64);
         out
     }

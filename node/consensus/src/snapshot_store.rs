@@ -70,6 +70,10 @@ impl SnapshotStore {
         Ok(Self { disk, dir, group, temporary: Arc::default() })
     }
 
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
+    }
+
     /// The indices of the snapshots, the newest last.
     fn indices(&self) -> io::Result<Vec<u64>> {
         let names = self.disk.list(&self.dir)?;
@@ -110,7 +114,7 @@ impl SnapshotStore {
     pub(crate) fn write(
         &self,
         meta: &RaftSnapshotMeta,
-        mut source: SnapshotSource,
+        source: SnapshotSource,
     ) -> io::Result<SnapshotFile> {
         blocking(|| {
             let mut out = self.create()?;
@@ -118,7 +122,7 @@ impl SnapshotStore {
             let header = SnapshotHeader::new(self.group, meta);
             let mut buffered = io::BufWriter::with_capacity(128 << 10, &mut out);
             let written =
-                write_snapshot(&header, &mut source, &mut buffered).and_then(|_| buffered.flush());
+                write_snapshot(&header, source, &mut buffered).and_then(|_| buffered.flush());
             drop(buffered);
             let written = written.and_then(|()| out.finish()).and_then(|file| self.publish(file));
             if written.is_err() {

@@ -19,6 +19,18 @@ pub struct Committed {
     pub payload: Bytes,
 }
 
+/// Where a state machine that keeps its state on a disk by itself is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnCopy {
+    /// The last entry whose effects survive a crash of this process without the
+    /// log. Entries after it are applied again at a start, and the log keeps them.
+    /// It must be that of one consistent state.
+    pub durable: Option<Position>,
+    /// The last entry in what [`StateMachine::snapshot`] would copy now: applied,
+    /// and not before `durable`. Nothing while there is no state.
+    pub current: Option<Position>,
+}
+
 /// A stable copy of a state machine's state, read while later entries are applied.
 pub type SnapshotSource = Box<dyn Read + Send>;
 
@@ -63,10 +75,12 @@ pub trait StateMachine: Send + 'static {
         false
     }
 
-    /// The last entry whose effects survive a crash of this process without the
-    /// log, if the state machine keeps any. Entries after it are applied again
-    /// at a start. It must be that of one consistent state.
-    fn durable(&self) -> Option<Position> {
+    /// Says that the state machine keeps its state by itself. Then no snapshots are
+    /// written: the log is purged up to what is durable, and a replica that needs
+    /// more than the log has is sent what [`StateMachine::snapshot`] yields while it
+    /// is read. What [`StateMachine::restore`] took must be durable, whole or not at
+    /// all, when it returns. Asked often, so it must be cheap.
+    fn own_copy(&self) -> Option<OwnCopy> {
         None
     }
 }

@@ -17,7 +17,7 @@ use super::checker::Ledger;
 use super::disk::LifeDisk;
 use super::faulty_log::{Bug, FaultyLog};
 use super::links::Links;
-use super::machine::{Machine, Shared};
+use super::machine::{Machine, Own, Saved, Shared};
 use crate::config::GroupConfig;
 use crate::consensus::{Consensus, ConsensusConfig};
 use crate::error::OpenError;
@@ -54,6 +54,8 @@ struct Node {
     disk: SimDisk,
     lives: u64,
     life: Option<Life>,
+    /// What its state machine keeps by itself, if it does.
+    saved: Option<Saved>,
     /// Between its beginning and `life` there are moments of starting.
     starting: bool,
 }
@@ -87,7 +89,7 @@ impl Cluster {
         let ledger: Arc<Mutex<Ledger>> = Arc::default();
         let nodes = (1..=size).map(|id| {
             let disk = SimDisk::new(seed.wrapping_mul(31).wrapping_add(id));
-            (NodeId(id), Node { disk, lives: 0, life: None, starting: false })
+            (NodeId(id), Node { disk, lives: 0, life: None, saved: None, starting: false })
         });
         Arc::new(Self {
             links: Links::new(seed ^ 0x6c69_6e6b, Arc::clone(&ledger)),
@@ -97,6 +99,11 @@ impl Cluster {
             bug,
             config,
         })
+    }
+
+    /// From the beginning the state machines keep their states by themselves.
+    pub(super) fn keep_states(&self) {
+        self.nodes().values_mut().for_each(|node| node.saved = Some(Saved::default()));
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Node>> {
@@ -183,9 +190,14 @@ impl Cluster {
             wal: wal.clone(),
             network: Arc::new(self.links.link(id, number)),
         });
-        let registers = Shared::default();
-        let machine = Machine { state: Arc::clone(&registers), ledger: Arc::clone(&self.ledger) };
         let bug = self.bug;
+        let saved = self.nodes()[&id].saved.clone();
+        let state = saved.as_ref().map(|saved| saved.lock().unwrap().0.clone());
+        let registers = Shared::new(Mutex::new(state.unwrap_or_default()));
+        let lies = bug == Bug::CallAppliedDurable;
+        let own = saved.map(|saved| Own::new(saved, Arc::clone(&alive), lies));
+        let ledger = Arc::clone(&self.ledger);
+        let machine = Machine { state: Arc::clone(&registers), ledger, own };
         let wrap = |log| FaultyLog { log, bug };
         let opened = consensus.open_with(self.config.clone(), Box::new(machine), wrap).await;
         let group = opened.map_err(|error: OpenError| error.to_string())?;

@@ -21,6 +21,9 @@ pub(super) enum Bug {
     ForgetVotes,
     /// A log that is dropped leaves nothing behind. The log itself is right.
     DropWithoutTrace,
+    /// A state machine that keeps its state calls durable what it has only
+    /// applied. The log itself is right.
+    CallAppliedDurable,
 }
 
 /// A log that does something wrong.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -10,7 +11,8 @@ use rung_proto::encoding;
 use serde::{Deserialize, Serialize};
 
 use super::checker::Ledger;
-use crate::state_machine::{Committed, SnapshotSource, StateMachine};
+use crate::state_machine::{Committed, OwnCopy, SnapshotSource, StateMachine};
+use crate::status::Position;
 
 /// A write of a value that no other write has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -27,6 +29,8 @@ pub(super) struct Registers {
     pub last: BTreeMap<u64, (u64, u64)>,
     /// The index of the last command.
     pub index: u64,
+    /// The term of the last command.
+    pub term: u64,
     /// A hash over all commands in their order.
     pub digest: u64,
     /// Makes snapshots larger than one chunk from time to time.
@@ -42,6 +46,7 @@ impl Registers {
     fn apply(&mut self, index: u64, term: u64, command: Command) {
         self.last.insert(command.key, (command.id, index));
         self.index = index;
+        self.term = term;
         for value in [index, term, command.key, command.id] {
             self.digest = mix(self.digest, value);
         }
@@ -51,10 +56,55 @@ impl Registers {
 /// The registers of one node, readable by its clients.
 pub(super) type Shared = Arc<Mutex<Registers>>;
 
+/// How many commands a machine that keeps its state applies between two savings.
+const UNSAVED: u64 = 25;
+
+/// What a machine that keeps its state by itself has on its disk.
+pub(super) type Saved = Arc<Mutex<(Registers, Option<Position>)>>;
+
+/// The state that a machine keeps by itself.
+pub(super) struct Own {
+    saved: Saved,
+    current: Option<Position>,
+    unsaved: u64,
+    /// A node that has crashed saves nothing any more.
+    alive: Arc<AtomicBool>,
+    /// What it has only applied it calls durable.
+    lies: bool,
+}
+
+impl Own {
+    pub(super) fn new(saved: Saved, alive: Arc<AtomicBool>, lies: bool) -> Self {
+        let current = saved.lock().unwrap().1;
+        Self { saved, current, unsaved: 0, alive, lies }
+    }
+
+    fn applied(&mut self, state: &Registers, at: Position) {
+        self.current = Some(at);
+        self.unsaved += 1;
+        if self.unsaved >= UNSAVED {
+            self.save(state);
+        }
+    }
+
+    fn save(&mut self, state: &Registers) {
+        self.unsaved = 0;
+        if self.alive.load(Ordering::Relaxed) {
+            *self.saved.lock().unwrap() = (state.clone(), self.current);
+        }
+    }
+
+    fn copy(&self) -> OwnCopy {
+        let durable = if self.lies { self.current } else { self.saved.lock().unwrap().1 };
+        OwnCopy { durable, current: self.current }
+    }
+}
+
 /// Applies commands and tells the ledger what it applied.
 pub(super) struct Machine {
     pub state: Shared,
     pub ledger: Arc<Mutex<Ledger>>,
+    pub own: Option<Own>,
 }
 
 impl StateMachine for Machine {
@@ -66,6 +116,9 @@ impl StateMachine for Machine {
             let command: Command = encoding::decode(&entry.payload).map_err(io::Error::other)?;
             state.apply(entry.index, entry.term, command);
             ledger.applied(entry.index, entry.term, command, state.digest);
+            if let Some(own) = &mut self.own {
+                own.applied(&state, Position { term: entry.term, index: entry.index });
+            }
             answers.push(Bytes::from(encoding::encode(&command.id)));
         }
         Ok(answers)
@@ -81,7 +134,15 @@ impl StateMachine for Machine {
         source.read_to_end(&mut bytes)?;
         let restored: Registers = encoding::decode(&bytes).map_err(io::Error::other)?;
         self.ledger.lock().unwrap().restored(&restored);
+        if let Some(own) = &mut self.own {
+            own.current = Some(Position { term: restored.term, index: restored.index });
+            own.save(&restored);
+        }
         *self.state.lock().unwrap() = restored;
         Ok(())
+    }
+
+    fn own_copy(&self) -> Option<OwnCopy> {
+        self.own.as_ref().map(Own::copy)
     }
 }

@@ -57,6 +57,8 @@ pub(super) enum Kind {
     /// the group alone among them. No snapshot spares them the memberships of the
     /// past.
     Drops,
+    /// All of them, with state machines that keep their states by themselves.
+    OwnCopies,
 }
 
 impl Kind {
@@ -69,7 +71,7 @@ impl Kind {
         let config = cluster::config();
         match self {
             Kind::Drops => GroupConfig { snapshot_entries: 1 << 30, ..config },
-            Kind::All | Kind::Crashes => config,
+            Kind::All | Kind::Crashes | Kind::OwnCopies => config,
         }
     }
 }
@@ -93,6 +95,9 @@ pub(super) fn block_on<T>(seed: u64, simulation: impl Future<Output = T>) -> T {
 async fn simulate(plan: Plan) -> Outcome {
     let founders = plan.kind.founders();
     let cluster = Cluster::new(plan.seed, NODES, plan.bug, plan.kind.config());
+    if plan.kind == Kind::OwnCopies {
+        cluster.keep_states();
+    }
     if let Err(what) = cluster.found(founders).await {
         cluster.violation(what);
     }
@@ -236,7 +241,7 @@ impl Trouble {
 
     async fn next(&mut self) {
         match self.kind {
-            Kind::All => self.any().await,
+            Kind::All | Kind::OwnCopies => self.any().await,
             Kind::Crashes => self.crash_or_weather().await,
             Kind::Drops => self.change_or_disturb().await,
         }

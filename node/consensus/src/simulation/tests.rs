@@ -59,6 +59,20 @@ fn who_leaves_drops_its_log_and_comes_back_does_not_believe_the_past() {
     nothing_is_found("who_leaves", drops);
 }
 
+/// No snapshot is written: the log is purged up to what a state machine has saved,
+/// and whoever needs more is sent a state as it is.
+#[test]
+fn states_that_keep_themselves_break_no_promise() {
+    nothing_is_found("states_that", |seed| Plan { kind: Kind::OwnCopies, ..plan(seed) });
+}
+
+#[test]
+fn a_state_that_calls_durable_what_it_has_only_applied_is_caught() {
+    let (seed, outcome) =
+        caught(Bug::CallAppliedDurable, Kind::OwnCopies).expect("no seed noticed it");
+    println!("seed {seed}: {}", outcome.violations[0]);
+}
+
 #[test]
 fn logs_that_are_dropped_without_a_trace_are_caught() {
     let (seed, outcome) = caught(Bug::DropWithoutTrace, Kind::Drops).expect("no seed noticed it");
