@@ -6,6 +6,8 @@
 //! lost the role in the control state keeps its copy for as long as its group
 //! counts on it.
 
+mod membership;
+
 use std::collections::BTreeSet;
 
 use rung_proto::soft::{CopyKind, CopyState};
@@ -15,6 +17,8 @@ use crate::command::{Command, DatabaseCommand};
 use crate::placement::{self, grace_ms};
 use crate::state::{DatabaseRecord, ShardRecord, State};
 use crate::view::View;
+
+pub use membership::{MemberStep, Seen, Wanted, member_step};
 
 /// A group has so many voters at most.
 const MAX_VOTERS: usize = 5;
