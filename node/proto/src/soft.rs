@@ -69,7 +69,7 @@ pub struct ActorStatus {
     pub name: String,
     #[serde(default)]
     pub role: Option<Role>,
-    /// Messages waiting in its inbox, and how many fit.
+    /// Messages waiting in its inbox, and how many fit: 0 for a task without one.
     pub depth: u64,
     pub capacity: u64,
     pub handled: u64,
