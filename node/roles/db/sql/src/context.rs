@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::TimeZone;
+
 /// The session, the moment and the place that a statement runs in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -17,8 +19,7 @@ pub struct Context {
     /// The schemas in which names without a schema are looked for, as `SET
     /// search_path` gave them.
     pub search_path: Arc<str>,
-    /// Offset of the session's time zone from UTC, in seconds eastwards.
-    pub utc_offset_seconds: i32,
+    pub time_zone: TimeZone,
     /// Microseconds since 2000-01-01 UTC when the statement began.
     pub statement_time: i64,
     /// Microseconds since 2000-01-01 UTC when the transaction began: `now()`.
@@ -59,7 +60,7 @@ impl Context {
             node: "".into(),
             settings: Arc::default(),
             search_path: "\"$user\", public".into(),
-            utc_offset_seconds: 0,
+            time_zone: TimeZone::utc(),
             statement_time: 0,
             transaction_time: 0,
             backend_pid: 0,

@@ -18,6 +18,7 @@ mod parse;
 mod pg_type;
 mod result;
 mod statement;
+mod values;
 
 pub use catalog::{
     Catalog, Column, Constraint, ConstraintKind, Identity, Index, Relation, RelationKind,
@@ -33,4 +34,8 @@ pub use result::{Complete, Description, Formats, Parameters, ResultColumn, RowSi
 pub use statement::{
     Control, CopyCommand, CopyDirection, CopyFormat, CopyHeader, CopySource, Discard,
     FetchDirection, Isolation, Kind, SessionCommand, Statement, TransactionModes,
+};
+pub use values::{
+    TimeZone, decode_binary, decode_text, encode_binary, encode_text, modifier_text,
+    numeric_modifier,
 };
