@@ -243,7 +243,7 @@ mod tests {
         let pins = parse_pins("lb,dns").unwrap();
         assert_eq!(pins[&Role::Lb], Pin::Include);
         assert_eq!(pins[&Role::Web], Pin::Exclude);
-        assert!(parse_pins("lb,db").is_err());
+        assert!(parse_pins("lb,cdn").is_err());
     }
 
     #[test]

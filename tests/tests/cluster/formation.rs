@@ -55,12 +55,12 @@ fn the_status_in_json_has_the_documented_fields() {
     cluster.deploy_hello(&Hello { instances: 1, ..Hello::default() });
     let status = cluster.ctl(&["status", "-o", "json"]).expect(0).json();
     assert_eq!(status["version"], 1);
-    let top = ["apps", "cluster", "nodes", "operations", "version", "warnings"];
+    let top = ["apps", "cluster", "db", "nodes", "operations", "version", "warnings"];
     assert_eq!(field_names(&status), top);
     let of_cluster = ["answered_by", "id", "index", "leader", "name", "roles"];
     assert_eq!(field_names(&status["cluster"]), of_cluster);
     assert!(status["cluster"]["index"].is_u64());
-    assert_eq!(field_names(&status["cluster"]["roles"]), ["control", "dns", "lb", "web"]);
+    assert_eq!(field_names(&status["cluster"]["roles"]), ["control", "db", "dns", "lb", "web"]);
     assert_eq!(field_names(&status["cluster"]["roles"]["lb"]), ["have", "want"]);
     let of_node = [
         "address",
