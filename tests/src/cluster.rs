@@ -456,10 +456,16 @@ impl Cluster {
         });
     }
 
-    /// Load on the hello app through n1.
+    /// Steady load on the hello app through n1, which leaves the processors time
+    /// for the rest.
     pub fn load(&self, connections: usize) -> Load {
-        let plan = Plan { connections, every: Duration::from_millis(50) };
+        let plan = Plan { connections, every: Some(Duration::from_millis(50)) };
         Load::start(self.http("n1"), "hello.test", plan)
+    }
+
+    /// As much load on the hello app as n1 takes on these connections.
+    pub fn load_without_pause(&self, connections: usize) -> Load {
+        Load::start(self.http("n1"), "hello.test", Plan { connections, every: None })
     }
 
     /// Copies the logs to where `RUNG_TEST_LOGS` says.

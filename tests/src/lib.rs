@@ -16,6 +16,7 @@ pub mod http;
 pub mod load;
 pub mod network;
 pub mod process;
+pub mod small_disk;
 pub mod wait;
 
 pub use app::AppFolder;

@@ -21,8 +21,9 @@ const KEPT: usize = 10;
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub connections: usize,
-    /// Between two requests of a connection, if the first was answered by then.
-    pub every: Duration,
+    /// From one request of a connection to the next, if the first is answered by
+    /// then; at once if it is nothing.
+    pub every: Option<Duration>,
 }
 
 #[derive(Default, Debug)]
@@ -174,16 +175,20 @@ impl Drop for Load {
 async fn connection(
     target: SocketAddr,
     request: String,
-    every: Duration,
+    every: Option<Duration>,
     start: Instant,
     counts: Arc<Counts>,
     stop: Arc<AtomicBool>,
 ) {
     let mut stream: Option<TcpStream> = None;
-    let mut pace = interval(every);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pace = every.map(interval);
+    if let Some(pace) = &mut pace {
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     while !stop.load(Ordering::Relaxed) {
-        pace.tick().await;
+        if let Some(pace) = &mut pace {
+            pace.tick().await;
+        }
         let begun = Instant::now();
         let outcome = match timeout(PATIENCE, exchange(&mut stream, target, &request)).await {
             Ok(outcome) => outcome,

@@ -1,8 +1,10 @@
 //! What a user sees of real clusters, also when parts of them die.
 
 mod certificates;
+mod clocks;
 mod exit_codes;
 mod formation;
+mod full_disk;
 mod inspection;
 mod name_server;
 mod nodes;

@@ -104,7 +104,8 @@ fn a_directory_in_use_a_taken_port_and_newer_data_are_refused_and_left_alone() {
     expect_code(refused(&cluster, 2, &[]), 1, "port-taken");
     drop(admin);
     cluster.join(2);
-    cluster.wait_joined("n2");
+    // The attempts before have made n2 known to n1, so n2 itself is asked.
+    eventually("n2 serves", SOON, || cluster.status_of("n2").is_some());
 
     assert_eq!(cluster.stop("n2"), Some(0));
     let format = cluster.data("n2").join("format");

@@ -1,27 +1,42 @@
 //! Steady load of safe requests through n1 loses nothing, whatever is killed or
 //! changed behind it.
 
+use std::collections::BTreeSet;
+
 use rung_proto::api::{NodeState, OperationState};
 use rung_tests::app::Hello;
 use rung_tests::cluster::SOON;
 use rung_tests::process::{is_running, signal};
-use rung_tests::{Cluster, eventually, http};
+use rung_tests::{Cluster, Load, eventually, http};
 
-const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 64;
 /// Before and after each thing that is done.
-const AROUND: u64 = 200;
+const AROUND: u64 = 500;
 
 fn serving_four() -> Cluster {
     let mut cluster = Cluster::builder().alone().start();
     cluster.deploy_hello(&Hello::default());
     cluster.ctl(&["scale", "web", "4"]).expect(0);
     cluster.wait_healthy("hello", 4);
+    let on: BTreeSet<String> = cluster.healthy("hello").into_iter().map(|i| i.node).collect();
+    assert!(on.len() >= 3, "instances are on several nodes: {on:?}");
     cluster
 }
 
 /// Does something under load and insists that no request failed.
 fn under_load(cluster: &mut Cluster, what: &str, act: impl FnOnce(&mut Cluster)) {
     let load = cluster.load(CONNECTIONS);
+    during(load, cluster, what, act);
+}
+
+/// The same with as many requests as are answered, one after the other on each
+/// connection.
+fn under_all_load(cluster: &mut Cluster, what: &str, act: impl FnOnce(&mut Cluster)) {
+    let load = cluster.load_without_pause(CONNECTIONS);
+    during(load, cluster, what, act);
+}
+
+fn during(load: Load, cluster: &mut Cluster, what: &str, act: impl FnOnce(&mut Cluster)) {
     load.go_on_for(AROUND);
     act(cluster);
     load.go_on_for(AROUND);
@@ -31,7 +46,7 @@ fn under_load(cluster: &mut Cluster, what: &str, act: impl FnOnce(&mut Cluster))
 #[test]
 fn no_request_fails_when_a_process_a_web_node_and_the_leader_are_killed() {
     let mut cluster = serving_four();
-    under_load(&mut cluster, "kill -9 of a web process", |cluster| {
+    under_all_load(&mut cluster, "kill -9 of a web process", |cluster| {
         let victim = cluster.healthy("hello").remove(0);
         let pid = victim.pid.expect("a healthy instance has a process");
         signal(pid, "KILL");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use rung_proto::api::NodeState;
+use rung_proto::api::{NodeState, OperationState};
 use rung_tests::app::Hello;
 use rung_tests::cluster::SOON;
 use rung_tests::process::signal;
@@ -11,7 +11,7 @@ use rung_tests::{Cluster, eventually, run};
 
 /// A voter that is lost is replaced within this, a grace of 3 s included.
 const REPLACED: Duration = Duration::from_secs(20);
-const PAUSE_OF_LEADER: Duration = Duration::from_secs(10);
+const PAUSE_OF_LEADER: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_site_goes_on_without_any_voter_and_changes_work_once_they_are_back() {
@@ -23,8 +23,8 @@ fn the_site_goes_on_without_any_voter_and_changes_work_once_they_are_back() {
         cluster.healthy("hello").into_iter().filter(|i| !voters.contains(&i.node)).collect();
     assert!(!survivors.is_empty(), "an app does not live on voters alone");
 
-    let load = cluster.load(32);
-    load.go_on_for(200);
+    let load = cluster.load(64);
+    load.go_on_for(400);
     cluster.kill_all(&voters);
     for voter in &voters {
         cluster.wait_state(voter, NodeState::Down);
@@ -36,7 +36,7 @@ fn the_site_goes_on_without_any_voter_and_changes_work_once_they_are_back() {
     eventually("the process on a node that is left comes back", SOON, || {
         cluster.healthy("hello").iter().any(|i| i.id == victim.id && i.pid != Some(pid))
     });
-    load.go_on_for(500);
+    load.go_on_for(1000);
     load.stop().expect_no_failure("all three voters killed at once");
 
     for voter in &voters {
@@ -74,6 +74,14 @@ fn a_leader_that_was_paused_takes_no_decision_when_it_wakes() {
     let mut cluster = Cluster::builder().start();
     cluster.deploy_hello(&Hello::default());
     let old = cluster.leader();
+    // It falls asleep over a change, which others finish meanwhile.
+    let folder = cluster.hello(&Hello { command: "sleep 1; exec ./hello", ..Hello::default() });
+    let folder = folder.path().display().to_string();
+    let mut deploy = cluster.ctl_command("n1", &["deploy", &folder]);
+    let deploy = std::thread::spawn(move || run(&mut deploy, SOON + PAUSE_OF_LEADER));
+    eventually("the deploy has begun", SOON, || {
+        cluster.status().operations.iter().any(|o| o.state == OperationState::Running)
+    });
     let before = cluster.status().cluster.index;
     signal(cluster.pid(&old), "STOP");
     let paused = Instant::now();
@@ -85,6 +93,7 @@ fn a_leader_that_was_paused_takes_no_decision_when_it_wakes() {
     eventually("another leads", SOON, || {
         cluster.status().cluster.leader.is_some_and(|leader| leader != old)
     });
+    deploy.join().expect("ctl's thread").expect(0);
     cluster.ctl(&["scale", "web", "3"]).expect(0);
     cluster.ctl(&["env", "set", "hello", "DURING=1"]).expect(0);
     let token = cluster.ctl(&["token", "create", "-o", "json"]).expect(0).json();
@@ -93,6 +102,7 @@ fn a_leader_that_was_paused_takes_no_decision_when_it_wakes() {
     });
     let meanwhile = cluster.status().cluster.index;
     assert!(meanwhile > before);
+    let decided: Vec<_> = cluster.status().operations.iter().map(|o| (o.id, o.state)).collect();
     signal(cluster.pid(&old), "CONT");
 
     let late = late.join().expect("ctl's thread");
@@ -111,14 +121,18 @@ fn a_leader_that_was_paused_takes_no_decision_when_it_wakes() {
                         .iter()
                         .map(|a| (a.name.clone(), a.release, a.web.want))
                         .collect();
-                    let operations: Vec<u64> = status.operations.iter().map(|o| o.id.0).collect();
+                    let operations: Vec<_> =
+                        status.operations.iter().map(|o| (o.id, o.state)).collect();
                     (status.cluster.index, status.cluster.leader, apps, operations)
                 })
             })
             .collect();
         told.len() == 1
-            && told.iter().flatten().all(|(index, leader, apps, _)| {
-                *index >= meanwhile && leader.is_some() && apps == &[("hello".to_owned(), 1, 3)]
+            && told.iter().flatten().all(|(index, leader, apps, operations)| {
+                *index >= meanwhile
+                    && leader.is_some()
+                    && apps == &[("hello".to_owned(), 2, 3)]
+                    && *operations == decided
             })
     });
     let tokens = cluster.ctl_of(&old, &["token", "ls", "-o", "json"]).expect(0).json();
