@@ -151,6 +151,7 @@ fn shard(
             _ if !view.is_up(node.id) => "down",
             CopyState::CatchingUp => "catching-up",
             CopyState::Serving => "serving",
+            CopyState::Stopped => "stopped",
             CopyState::Broken => "broken",
         };
         replicas.push(DatabaseReplica {

@@ -58,7 +58,9 @@ fn founding(
 ) -> Option<DatabaseCommand> {
     let owners = state.role(Role::Db).owners;
     if let Some(founder) = shard.founder {
-        if view.is_up(founder) && view.copy(founder, shard.group).is_some() {
+        let founded =
+            view.copy(founder, shard.group).is_some_and(|copy| copy.kind == CopyKind::Primary);
+        if view.is_up(founder) && founded {
             return Some(DatabaseCommand::Founded { shard: number, node: founder });
         }
         let keeps = owners.contains_key(&founder)
@@ -141,7 +143,7 @@ pub fn cannot_lead(node: NodeId, shard: &ShardRecord, view: &View) -> Option<Str
                 "is catching up{}",
                 copy.lag_ms.map(|ms| format!(", {ms} ms behind")).unwrap_or_default()
             )),
-            CopyState::Broken => {
+            CopyState::Stopped | CopyState::Broken => {
                 Some(copy.problem.clone().unwrap_or_else(|| "is broken".to_owned()))
             }
             CopyState::Serving => match voters {

@@ -185,7 +185,7 @@ pub struct DatabaseUrl {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DatabaseReplica {
     pub node: String,
-    /// catching-up, serving, broken, or down.
+    /// catching-up, serving, stopped, broken, or down.
     pub state: String,
     /// How far it is behind, as it knows.
     pub lag_ms: Option<u64>,

@@ -96,7 +96,11 @@ pub enum CopyState {
     CatchingUp,
     /// It answers what it can: a primary reads and writes, a replica reads.
     Serving,
-    /// It cannot be trusted or used; `problem` says why.
+    /// It does nothing until somebody helps, for example by making room on its
+    /// disk; `problem` says why.
+    Stopped,
+    /// It cannot be trusted; the others take it out of their group, and it is made
+    /// anew. `problem` says why.
     Broken,
 }
 

@@ -35,6 +35,9 @@ pub struct Seen {
     pub up: BTreeSet<NodeId>,
     /// Nodes that have opened the group as what they should be, and work.
     pub open: BTreeSet<NodeId>,
+    /// Members whose copies must be made anew: they are taken out, so that they can
+    /// come back. A broken voter is of no more use than one less.
+    pub broken: BTreeSet<NodeId>,
     /// Of the members, those that have (nearly) all of the log.
     pub caught_up: BTreeSet<NodeId>,
     /// Members that hold the data and could lead.
@@ -75,7 +78,8 @@ pub fn member_step(me: NodeId, wanted: &Wanted, seen: &Seen) -> Option<MemberSte
             }
         });
     }
-    if let Some(left) = seen.learners.iter().find(|node| !wanted.contains(**node)) {
+    let useless = |node: &&NodeId| !wanted.contains(**node) || seen.broken.contains(node);
+    if let Some(left) = seen.learners.iter().find(useless) {
         return Some(MemberStep::RemoveLearner(*left));
     }
     let preferred = wanted.preferred.filter(|node| *node != me);
@@ -100,8 +104,8 @@ fn target(me: NodeId, wanted: &Wanted, seen: &Seen) -> BTreeSet<NodeId> {
     let witness = wanted.witness.filter(fits);
     let mut target = voters(&copies, witness, &seen.voters);
     let all = voters(&wanted.copies, wanted.witness, &seen.voters).len();
-    let mut left: Vec<NodeId> =
-        seen.voters.iter().copied().filter(|node| !target.contains(node)).collect();
+    let usable = |node: &NodeId| !target.contains(node) && !seen.broken.contains(node);
+    let mut left: Vec<NodeId> = seen.voters.iter().copied().filter(usable).collect();
     left.sort_by_key(|node| (*node != me, !seen.up.contains(node), *node));
     let short = all.min(seen.voters.len()).saturating_sub(target.len());
     target.extend(left.into_iter().take(short));
@@ -135,6 +139,7 @@ mod tests {
             voters: ids(voters),
             learners: ids(learners),
             changing: false,
+            broken: ids(&[]),
             up: all.clone(),
             open: all.clone(),
             caught_up: all.clone(),
@@ -230,6 +235,20 @@ mod tests {
         seen.open.remove(&NodeId(3));
         settle(1, &wanted(&[1, 2, 3, 4], None), &mut seen);
         assert_eq!(seen.voters, ids(&[1, 2, 4]));
+    }
+
+    #[test]
+    fn a_broken_copy_without_a_spare_node_is_taken_out_and_comes_back() {
+        let mut seen = seen(&[1, 2, 3], &[]);
+        seen.open.remove(&NodeId(3));
+        seen.broken.insert(NodeId(3));
+        let wanted = wanted(&[1, 2, 3], None);
+        settle(1, &wanted, &mut seen);
+        assert_eq!((&seen.voters, &seen.learners), (&ids(&[1, 2]), &ids(&[])));
+        seen.broken.clear();
+        seen.open.insert(NodeId(3));
+        settle(1, &wanted, &mut seen);
+        assert_eq!(seen.voters, ids(&[1, 2, 3]));
     }
 
     #[test]
