@@ -72,9 +72,8 @@ pub fn load_catalog(connection: &Connection) -> Result<Catalog, SqlError> {
     if version == 0 {
         return Ok(catalog);
     }
-    let mut statement = connection
-        .prepare_cached("SELECT name, body FROM _rung_relations")
-        .map_err(store_error)?;
+    let mut statement =
+        connection.prepare_cached("SELECT name, body FROM _rung_relations").map_err(store_error)?;
     let rows = statement
         .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
         .map_err(store_error)?;

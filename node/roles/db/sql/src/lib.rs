@@ -17,6 +17,7 @@ mod executor;
 mod parse;
 mod pg_type;
 mod result;
+mod schema;
 mod statement;
 mod values;
 

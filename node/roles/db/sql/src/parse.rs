@@ -8,6 +8,7 @@ mod commands;
 mod copy;
 mod explain;
 mod kind;
+mod schema;
 mod session;
 mod tokens;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sqlparser::ast;
 
 use crate::PgType;
+use crate::schema::SchemaCommand;
 
 /// One statement: its text and what was understood of it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub(crate) enum Body {
         statement: Statement,
     },
     Vacuum(Vacuum),
+    /// A change of the schema that sqlparser does not know.
+    Schema(Box<SchemaCommand>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

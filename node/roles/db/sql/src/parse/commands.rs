@@ -4,7 +4,7 @@
 use sqlparser::tokenizer::Token;
 
 use super::tokens::Tokens;
-use super::{copy, explain, session};
+use super::{copy, explain, schema, session};
 use crate::SqlError;
 use crate::statement::{Body, Control, Isolation, Kind, TransactionModes, Vacuum};
 
@@ -33,6 +33,9 @@ pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<Option<(Kind, Body)>, Sql
     if tokens.word("analyze") || tokens.word("analyse") {
         let vacuum = Vacuum { analyze: true, ..vacuum(tokens)? };
         return Ok(Some((Kind::Schema, Body::Vacuum(vacuum))));
+    }
+    if let Some(command) = schema::parse(tokens)? {
+        return Ok(Some((Kind::Schema, Body::Schema(Box::new(command)))));
     }
     for (words, what, hint) in [
         (&["listen"][..], "LISTEN", "Use the queue for messages between processes."),
