@@ -155,6 +155,9 @@ impl Consensus {
         group: &Group,
         voters: &BTreeSet<NodeId>,
     ) -> Result<(), String> {
+        if group.0.returning.is_true() {
+            return Ok(());
+        }
         let members: BTreeMap<u64, EmptyNode> =
             voters.iter().map(|id| (id.0, EmptyNode {})).collect();
         match group.0.raft.initialize(members).await {

@@ -173,3 +173,28 @@ async fn a_full_disk_costs_a_snapshot_and_not_the_group() {
     assert!(group.status().borrow().is_leader());
     assert_eq!(group.status().borrow().snapshot, None);
 }
+
+#[tokio::test]
+async fn a_group_that_was_dropped_is_received_again_and_not_made_again() {
+    let (_disk, consensus) = node();
+    let first = group(&consensus).await;
+    first.propose(Bytes::from("forgotten"), PATIENCE).await.unwrap();
+    assert!(consensus.has_replica(GROUP));
+    assert!(!consensus.has_replica(GroupId(10)));
+    consensus.remove(GROUP).await.unwrap();
+    assert!(!consensus.has_replica(GROUP));
+    // What was never here leaves nothing to remember.
+    consensus.remove(GroupId(10)).await.unwrap();
+    group_with_id(&consensus, GroupId(10)).await;
+
+    let voters = BTreeSet::from([NodeId(1)]);
+    let again = consensus.create(GroupConfig::new(GROUP, "test"), Nothing, &voters).await.unwrap();
+    let status = again.status().borrow().clone();
+    assert_eq!((status.role, status.last), (GroupRole::Learner, None));
+    assert!(!consensus.has_replica(GROUP));
+    let ballot = Ballot { term: 100, node: NodeId(2), granted: false };
+    let request = Request::Vote { ballot, last: None, transfer: false };
+    let header = Header { generation: Generation(4), group: GROUP, request };
+    let answer = consensus.handle(NodeId(2), encode_request(&header, &[])).await;
+    assert_eq!(answer, Err(Refusal::Returning));
+}
