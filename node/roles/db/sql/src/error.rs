@@ -6,65 +6,108 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SqlState(pub &'static str);
 
+macro_rules! states {
+    ($($name:ident $code:literal)*) => {
+        impl SqlState {
+            $(pub const $name: SqlState = SqlState($code);)*
+
+            const ALL: &[SqlState] = &[$(Self::$name),*];
+        }
+    };
+}
+
+states! {
+    OUTCOME_UNKNOWN "08007"
+    PROTOCOL_VIOLATION "08P01"
+    NOT_SUPPORTED "0A000"
+    CARDINALITY_VIOLATION "21000"
+    STRING_TOO_LONG "22001"
+    OUT_OF_RANGE "22003"
+    NULL_VALUE_NOT_ALLOWED "22004"
+    INVALID_DATETIME "22007"
+    DATETIME_FIELD_OVERFLOW "22008"
+    DISPLACEMENT_OVERFLOW "22009"
+    SEQUENCE_LIMIT_EXCEEDED "2200H"
+    SUBSTRING_ERROR "22011"
+    DIVISION_BY_ZERO "22012"
+    INTERVAL_FIELD_OVERFLOW "22015"
+    INVALID_ESCAPE_CHARACTER "22019"
+    INVALID_REGULAR_EXPRESSION "2201B"
+    INVALID_LOGARITHM_ARGUMENT "2201E"
+    INVALID_LIMIT_COUNT "2201W"
+    INVALID_OFFSET_COUNT "2201X"
+    INVALID_POWER_ARGUMENT "2201F"
+    INVALID_WIDTH_BUCKET_ARGUMENT "2201G"
+    CHARACTER_NOT_IN_REPERTOIRE "22021"
+    INVALID_PARAMETER_VALUE "22023"
+    INVALID_ESCAPE_SEQUENCE "22025"
+    ARRAY_SUBSCRIPT_ERROR "2202E"
+    INVALID_TEXT "22P02"
+    INVALID_BINARY "22P03"
+    BAD_COPY_FORMAT "22P04"
+    UNTRANSLATABLE_CHARACTER "22P05"
+    NOT_NULL_VIOLATION "23502"
+    FOREIGN_KEY_VIOLATION "23503"
+    UNIQUE_VIOLATION "23505"
+    CHECK_VIOLATION "23514"
+    ACTIVE_TRANSACTION "25001"
+    READ_ONLY_TRANSACTION "25006"
+    NO_ACTIVE_TRANSACTION "25P01"
+    IN_FAILED_TRANSACTION "25P02"
+    IDLE_IN_TRANSACTION_TIMEOUT "25P03"
+    INVALID_STATEMENT_NAME "26000"
+    INVALID_AUTHORIZATION "28000"
+    INVALID_PASSWORD "28P01"
+    DEPENDENT_OBJECTS "2BP01"
+    INVALID_CURSOR_NAME "34000"
+    INVALID_SAVEPOINT "3B001"
+    UNDEFINED_DATABASE "3D000"
+    INVALID_SCHEMA_NAME "3F000"
+    SERIALIZATION_FAILURE "40001"
+    INSUFFICIENT_PRIVILEGE "42501"
+    SYNTAX_ERROR "42601"
+    DUPLICATE_COLUMN "42701"
+    AMBIGUOUS_COLUMN "42702"
+    UNDEFINED_COLUMN "42703"
+    UNDEFINED_OBJECT "42704"
+    DUPLICATE_OBJECT "42710"
+    GROUPING_ERROR "42803"
+    DATATYPE_MISMATCH "42804"
+    WRONG_OBJECT_TYPE "42809"
+    CANNOT_COERCE "42846"
+    UNDEFINED_FUNCTION "42883"
+    UNDEFINED_TABLE "42P01"
+    UNDEFINED_PARAMETER "42P02"
+    DUPLICATE_CURSOR "42P03"
+    DUPLICATE_PREPARED_STATEMENT "42P05"
+    DUPLICATE_TABLE "42P07"
+    INVALID_TABLE_DEFINITION "42P16"
+    INDETERMINATE_DATATYPE "42P18"
+    INSUFFICIENT_RESOURCES "53000"
+    DISK_FULL "53100"
+    OUT_OF_MEMORY "53200"
+    TOO_MANY_CONNECTIONS "53300"
+    CONFIGURATION_LIMIT_EXCEEDED "53400"
+    LIMIT_EXCEEDED "54000"
+    STATEMENT_TOO_COMPLEX "54001"
+    OBJECT_NOT_IN_PREREQUISITE_STATE "55000"
+    CANNOT_CHANGE_PARAMETER "55P02"
+    LOCK_NOT_AVAILABLE "55P03"
+    QUERY_CANCELED "57014"
+    ADMIN_SHUTDOWN "57P01"
+    CANNOT_CONNECT_NOW "57P03"
+    IDLE_SESSION_TIMEOUT "57P05"
+    IO_ERROR "58030"
+    INTERNAL "XX000"
+    DATA_CORRUPTED "XX001"
+}
+
 impl SqlState {
-    pub const OUTCOME_UNKNOWN: SqlState = SqlState("08007");
-    pub const PROTOCOL_VIOLATION: SqlState = SqlState("08P01");
-    pub const NOT_SUPPORTED: SqlState = SqlState("0A000");
-    pub const CARDINALITY_VIOLATION: SqlState = SqlState("21000");
-    pub const STRING_TOO_LONG: SqlState = SqlState("22001");
-    pub const OUT_OF_RANGE: SqlState = SqlState("22003");
-    pub const DATETIME_FIELD_OVERFLOW: SqlState = SqlState("22008");
-    pub const INVALID_DATETIME: SqlState = SqlState("22007");
-    pub const DIVISION_BY_ZERO: SqlState = SqlState("22012");
-    pub const INVALID_PARAMETER_VALUE: SqlState = SqlState("22023");
-    pub const INVALID_TEXT: SqlState = SqlState("22P02");
-    pub const INVALID_BINARY: SqlState = SqlState("22P03");
-    pub const BAD_COPY_FORMAT: SqlState = SqlState("22P04");
-    pub const NOT_NULL_VIOLATION: SqlState = SqlState("23502");
-    pub const FOREIGN_KEY_VIOLATION: SqlState = SqlState("23503");
-    pub const UNIQUE_VIOLATION: SqlState = SqlState("23505");
-    pub const CHECK_VIOLATION: SqlState = SqlState("23514");
-    pub const ACTIVE_TRANSACTION: SqlState = SqlState("25001");
-    pub const READ_ONLY_TRANSACTION: SqlState = SqlState("25006");
-    pub const NO_ACTIVE_TRANSACTION: SqlState = SqlState("25P01");
-    pub const IN_FAILED_TRANSACTION: SqlState = SqlState("25P02");
-    pub const IDLE_IN_TRANSACTION_TIMEOUT: SqlState = SqlState("25P03");
-    pub const INVALID_STATEMENT_NAME: SqlState = SqlState("26000");
-    pub const INVALID_PASSWORD: SqlState = SqlState("28P01");
-    pub const DEPENDENT_OBJECTS: SqlState = SqlState("2BP01");
-    pub const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
-    pub const INVALID_SAVEPOINT: SqlState = SqlState("3B001");
-    pub const UNDEFINED_DATABASE: SqlState = SqlState("3D000");
-    pub const INVALID_SCHEMA_NAME: SqlState = SqlState("3F000");
-    pub const SERIALIZATION_FAILURE: SqlState = SqlState("40001");
-    pub const SYNTAX_ERROR: SqlState = SqlState("42601");
-    pub const INSUFFICIENT_PRIVILEGE: SqlState = SqlState("42501");
-    pub const DUPLICATE_COLUMN: SqlState = SqlState("42701");
-    pub const AMBIGUOUS_COLUMN: SqlState = SqlState("42702");
-    pub const UNDEFINED_COLUMN: SqlState = SqlState("42703");
-    pub const UNDEFINED_OBJECT: SqlState = SqlState("42704");
-    pub const DUPLICATE_OBJECT: SqlState = SqlState("42710");
-    pub const GROUPING_ERROR: SqlState = SqlState("42803");
-    pub const DATATYPE_MISMATCH: SqlState = SqlState("42804");
-    pub const WRONG_OBJECT_TYPE: SqlState = SqlState("42809");
-    pub const UNDEFINED_FUNCTION: SqlState = SqlState("42883");
-    pub const UNDEFINED_TABLE: SqlState = SqlState("42P01");
-    pub const UNDEFINED_PARAMETER: SqlState = SqlState("42P02");
-    pub const DUPLICATE_CURSOR: SqlState = SqlState("42P03");
-    pub const DUPLICATE_PREPARED_STATEMENT: SqlState = SqlState("42P05");
-    pub const DUPLICATE_TABLE: SqlState = SqlState("42P07");
-    pub const INDETERMINATE_DATATYPE: SqlState = SqlState("42P18");
-    pub const INVALID_TABLE_DEFINITION: SqlState = SqlState("42P16");
-    pub const DISK_FULL: SqlState = SqlState("53100");
-    pub const OUT_OF_MEMORY: SqlState = SqlState("53200");
-    pub const TOO_MANY_CONNECTIONS: SqlState = SqlState("53300");
-    pub const LIMIT_EXCEEDED: SqlState = SqlState("54000");
-    pub const LOCK_NOT_AVAILABLE: SqlState = SqlState("55P03");
-    pub const QUERY_CANCELED: SqlState = SqlState("57014");
-    pub const CANNOT_CONNECT_NOW: SqlState = SqlState("57P03");
-    pub const IO_ERROR: SqlState = SqlState("58030");
-    pub const DATA_CORRUPTED: SqlState = SqlState("XX001");
-    pub const INTERNAL: SqlState = SqlState("XX000");
+    /// Of a code that an error of this crate has; others are internal errors.
+    pub fn named(code: &str) -> Self {
+        let found = Self::ALL.iter().find(|state| state.0 == code);
+        found.copied().unwrap_or(Self::INTERNAL)
+    }
 }
 
 /// What a client is told when a statement cannot be done.

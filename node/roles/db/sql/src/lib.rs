@@ -11,12 +11,15 @@
 mod analyze;
 mod catalog;
 mod catalog_store;
+mod collations;
 mod context;
 mod error;
 mod executor;
+mod functions;
 mod parse;
 mod pg_type;
 mod result;
+mod signature;
 mod schema;
 mod statement;
 mod values;

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! `{0}` is the first argument, `{*}` all of them with commas, `{t0}` the name of the
-//! first argument's type as a string literal (`'int4'`). Types have their internal
+//! first argument's type as a string literal (`'int4'`), `{*t}` all arguments, each
+//! followed by the name of its type. Types have their internal
 //! names (`int4`, `timestamptz`, `_text` for an array), or are `any` (each argument of
 //! its own type), `anyelement` and `anyarray` (all bound to one element type),
 //! `anynonarray`. `record` as result is a table function's with several columns:

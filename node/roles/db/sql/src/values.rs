@@ -6,8 +6,8 @@
 
 pub(crate) mod array;
 pub(crate) mod calendar;
-mod decode;
-mod encode;
+pub(crate) mod decode;
+pub(crate) mod encode;
 pub(crate) mod float;
 pub(crate) mod interval;
 pub(crate) mod json;

@@ -164,7 +164,7 @@ fn failure(fault: Fault, text: &str, type_name: &str) -> SqlError {
         Fault::Range => overflow(),
         Fault::MonthOrDay => overflow().hint("Perhaps you need a different \"datestyle\" setting."),
         Fault::Displacement => SqlError::new(
-            SqlState("22009"),
+            SqlState::DISPLACEMENT_OVERFLOW,
             format!("time zone displacement out of range: \"{text}\""),
         ),
         Fault::Zone(name) => SqlError::new(

@@ -50,7 +50,7 @@ pub fn decode_text(
 fn valid_text(bytes: &[u8]) -> Result<&str, SqlError> {
     let invalid = |byte: u8| {
         SqlError::new(
-            SqlState("22021"),
+            SqlState::CHARACTER_NOT_IN_REPERTOIRE,
             format!("invalid byte sequence for encoding \"UTF8\": 0x{byte:02x}"),
         )
     };

@@ -70,7 +70,7 @@ pub fn parse_interval(text: &str) -> Result<Interval, SqlError> {
             format!("invalid input syntax for type interval: \"{text}\""),
         ),
         Fault::Range => SqlError::new(
-            SqlState("22015"),
+            SqlState::INTERVAL_FIELD_OVERFLOW,
             format!("interval field value out of range: \"{text}\""),
         ),
     })

@@ -104,8 +104,11 @@ impl<'a> Parser<'a> {
         read: fn(&mut Self) -> Result<Json<'a>, SqlError>,
     ) -> Result<Json<'a>, SqlError> {
         if self.depth == MAX_DEPTH {
-            return Err(SqlError::new(SqlState("54001"), "stack depth limit exceeded")
-                .hint(format!("JSON may be nested up to {MAX_DEPTH} levels deep.")));
+            return Err(SqlError::new(
+                SqlState::STATEMENT_TOO_COMPLEX,
+                "stack depth limit exceeded",
+            )
+            .hint(format!("JSON may be nested up to {MAX_DEPTH} levels deep.")));
         }
         self.depth += 1;
         self.at += 1;
@@ -526,8 +529,11 @@ fn canonical_number(digits: Cow<'_, str>) -> Result<Cow<'_, str>, SqlError> {
 
 fn without_zero(text: Cow<'_, str>) -> Result<Cow<'_, str>, SqlError> {
     if text.contains('\0') {
-        return Err(SqlError::new(SqlState("22P05"), "unsupported Unicode escape sequence")
-            .detail("\\u0000 cannot be converted to text."));
+        return Err(SqlError::new(
+            SqlState::UNTRANSLATABLE_CHARACTER,
+            "unsupported Unicode escape sequence",
+        )
+        .detail("\\u0000 cannot be converted to text."));
     }
     Ok(text)
 }

@@ -216,7 +216,7 @@ impl PgType {
         match self {
             Self::Numeric => Some("rung_numeric"),
             Self::Interval => Some("rung_interval"),
-            Self::Char => Some("rung_char"),
+            Self::Char => Some("RTRIM"),
             Self::Jsonb => Some("rung_jsonb"),
             Self::Array(element) => match element.as_ref() {
                 Self::Numeric => Some("rung_numeric_array"),

@@ -1,0 +1,44 @@
+//! PostgreSQL's functions and operators: what there is, and how SQLite computes it.
+//!
+//! Each module has signatures, which the analyzer chooses from, and functions with
+//! names `rung_...`, which are registered on every connection and take values in their
+//! stored forms. Errors travel through SQLite as texts, see [`failure`].
+
+mod call;
+mod casts;
+mod failure;
+mod integers;
+mod math;
+mod numeric_math;
+mod numerics;
+
+use rusqlite::Connection;
+
+use crate::SharedContext;
+use crate::signature::{FunctionKind, Lines};
+
+pub(crate) use failure::{raise, recognise};
+
+/// All that there is, by kind.
+pub(crate) const TABLES: &[(FunctionKind, Lines)] = &[
+    (FunctionKind::Operator, integers::OPERATORS),
+    (FunctionKind::Operator, numerics::OPERATORS),
+    (FunctionKind::Operator, math::OPERATORS),
+    (FunctionKind::Scalar, numerics::FUNCTIONS),
+    (FunctionKind::Scalar, math::FUNCTIONS),
+];
+
+/// Makes functions and collations known to a connection. They read `context` while a
+/// statement runs.
+///
+/// # Errors
+/// What SQLite gives, such as for a lack of memory.
+pub(crate) fn register(connection: &Connection, context: &SharedContext) -> rusqlite::Result<()> {
+    crate::collations::register(connection)?;
+    let tables: &[&[call::Function]] =
+        &[casts::CALLS, integers::CALLS, numerics::CALLS, math::CALLS];
+    for function in tables.iter().copied().flatten() {
+        call::register(connection, context, function)?;
+    }
+    Ok(())
+}
