@@ -1,0 +1,217 @@
+//! Autocommit writes: many in one transaction of SQLite, a savepoint each.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use rusqlite::ErrorCode;
+
+use crate::core::Waiting;
+use crate::error::ShardError;
+use crate::job::{Boxed, Job, JobKind, Verdict};
+use crate::turn::Stopped;
+use crate::writer::{Writer, may_go_on};
+
+const SAVEPOINT: &str = "SAVEPOINT rung_member";
+const RELEASE: &str = "RELEASE rung_member";
+const ROLLBACK_TO: &str = "ROLLBACK TO rung_member";
+
+/// A write that was executed in the batch.
+struct Done {
+    job: Job,
+    result: Result<Boxed, ShardError>,
+    kept: bool,
+}
+
+/// What became of one write.
+enum Member {
+    Done(Done),
+    /// It was answered: nobody learns anything by that.
+    Answered,
+    /// The whole transaction was rolled back with it.
+    RolledBack,
+    /// The batch must not go on.
+    Evicted(Job),
+}
+
+impl Writer {
+    /// Executes a write and those that wait behind it, and proposes what they changed.
+    /// The turn is ours.
+    pub fn batch(&mut self, first: Job, epoch: u64) {
+        let core = self.core.clone();
+        let limits = &core.config.limits;
+        let began = Instant::now();
+        let alone = first.apart;
+        let mut again = vec![first];
+        let mut done: Vec<Done> = Vec::new();
+        if let Err(error) = self.control("BEGIN IMMEDIATE") {
+            return self.fail_all(again, done, &error);
+        }
+        loop {
+            let full = done.len() >= limits.batch_jobs || began.elapsed() >= limits.batch_time;
+            let job = match again.pop() {
+                Some(job) => job,
+                None if full || alone => break,
+                None => match core.next_write(epoch) {
+                    Some(job) => job,
+                    None => break,
+                },
+            };
+            match self.member(job) {
+                Member::Done(one) => done.push(one),
+                Member::Answered => {}
+                Member::Evicted(job) => {
+                    again.push(job);
+                    self.abandon(again, done, epoch);
+                    return;
+                }
+                Member::RolledBack => {
+                    // The others begin anew: they have not been answered.
+                    again.extend(done.drain(..).rev().map(|one| one.job));
+                    if let Err(error) = self.control("BEGIN IMMEDIATE") {
+                        return self.fail_all(again, done, &error);
+                    }
+                }
+            }
+        }
+        self.end(done, epoch);
+    }
+
+    fn end(&mut self, done: Vec<Done>, epoch: u64) {
+        if done.iter().any(|one| one.kept) {
+            self.commit(epoch, waiting(done));
+        } else {
+            self.roll_back();
+            self.core.answer_after_last(waiting(done));
+        }
+    }
+
+    fn control(&mut self, text: &str) -> rusqlite::Result<()> {
+        let connection = self.connected().executor.connection();
+        connection.prepare_cached(text)?.execute([]).map(drop)
+    }
+
+    fn member(&mut self, job: Job) -> Member {
+        let Some(mut job) = still_wanted(job) else { return Member::Answered };
+        if let Err(error) = self.control(SAVEPOINT) {
+            job.refuse(sqlite_error(&error));
+            return Member::Answered;
+        }
+        let meter = self.core.meter.clone();
+        let JobKind::Write(work, _) = &mut job.kind else {
+            unreachable!("only writes join a batch")
+        };
+        meter.begin(None, Some(job.until), job.cancel.clone());
+        let executor = &mut self.connected().executor;
+        let verdict = catch_unwind(AssertUnwindSafe(|| work(executor)));
+        let stopped = meter.end();
+        let executor = &self.connected().executor;
+        if executor.connection().is_autocommit() {
+            return self.rolled_back(job, verdict.ok(), stopped);
+        }
+        let (result, kept) = match (verdict, stopped) {
+            (_, Some(Stopped::Evicted)) => return Member::Evicted(job),
+            (_, Some(stopped)) => (Err(stopped.error()), false),
+            (Err(_), _) => (Err(panicked()), false),
+            (Ok(Verdict::Undo(result)), _) => (Ok(result), false),
+            (Ok(Verdict::Keep(result)), None) => match executor.deferred_violation() {
+                Some(violation) => (Err(ShardError::Refused(Box::new(violation))), false),
+                None => (Ok(result), true),
+            },
+        };
+        let ended = if kept { Ok(()) } else { self.control(ROLLBACK_TO) };
+        if let Err(error) = ended.and_then(|()| self.control(RELEASE)) {
+            job.refuse(sqlite_error(&error));
+            // It is unknown what the savepoint holds, so the transaction ends.
+            self.roll_back();
+            return Member::RolledBack;
+        }
+        Member::Done(Done { job, result, kept })
+    }
+
+    /// A statement has ended the transaction of all.
+    fn rolled_back(
+        &mut self,
+        mut job: Job,
+        verdict: Option<Verdict<Boxed>>,
+        stopped: Option<Stopped>,
+    ) -> Member {
+        if stopped == Some(Stopped::Evicted) {
+            return Member::Evicted(job);
+        }
+        if let Some(stopped) = stopped {
+            job.refuse(stopped.error());
+        } else if !job.apart {
+            // What it saw may have been of those who begin anew.
+            job.apart = true;
+            self.apart.push(job);
+        } else {
+            let result = match verdict {
+                Some(Verdict::Undo(result)) => Ok(result),
+                Some(Verdict::Keep(_)) => Err(ShardError::Failed(
+                    "a statement rolled back the transaction that it was part of".to_owned(),
+                )),
+                None => Err(panicked()),
+            };
+            self.core.answer_after_last(waiting(vec![Done { job, result, kept: false }]));
+        }
+        Member::RolledBack
+    }
+
+    /// The writer must leave the file: those who have not been answered begin anew if
+    /// this copy stays the primary.
+    fn abandon(&mut self, mut jobs: Vec<Job>, done: Vec<Done>, epoch: u64) {
+        self.roll_back();
+        jobs.extend(done.into_iter().map(|one| one.job));
+        if may_go_on(&self.core, epoch) {
+            self.apart.extend(jobs);
+        } else {
+            let refusal = self.core.desk().refusal().unwrap_or(ShardError::Lost);
+            jobs.into_iter().for_each(|job| job.refuse(refusal.clone()));
+        }
+    }
+
+    fn fail_all(&mut self, jobs: Vec<Job>, done: Vec<Done>, error: &rusqlite::Error) {
+        tracing::warn!(%error, "a batch of writes failed");
+        self.roll_back();
+        let told = sqlite_error(error);
+        let jobs = jobs.into_iter().chain(done.into_iter().map(|one| one.job));
+        jobs.for_each(|job| job.refuse(told.clone()));
+    }
+}
+
+/// Answers a write that is not wanted any more.
+fn still_wanted(job: Job) -> Option<Job> {
+    if job.cancel.is_canceled() {
+        job.refuse(ShardError::Canceled);
+        None
+    } else if Instant::now() >= job.until {
+        job.refuse(crate::job::WAITED);
+        None
+    } else {
+        Some(job)
+    }
+}
+
+fn waiting(done: Vec<Done>) -> Vec<Waiting> {
+    let one = |Done { job, result, kept }: Done| {
+        let JobKind::Write(_, reply) = job.kind else { unreachable!("only writes join a batch") };
+        job.stage.settles();
+        // Whoever asked may have gone.
+        let answer = Box::new(move |settled: Result<_, ShardError>| {
+            let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
+        });
+        Waiting { kept, answer }
+    };
+    done.into_iter().map(one).collect()
+}
+
+pub(crate) fn panicked() -> ShardError {
+    ShardError::Failed("it panicked; the node's log has the place".to_owned())
+}
+
+pub(crate) fn sqlite_error(error: &rusqlite::Error) -> ShardError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => ShardError::DiskFull,
+        _ => ShardError::Failed(error.to_string()),
+    }
+}

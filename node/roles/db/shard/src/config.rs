@@ -1,0 +1,99 @@
+//! How a copy of a shard behaves.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rung_consensus::GroupConfig;
+use rung_proto::{Generation, NodeId};
+
+/// Which copy, and how it behaves.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// The copy's own directory; made if there is none.
+    pub dir: PathBuf,
+    /// Its Raft group. All copies should use the same timeouts.
+    pub group: GroupConfig,
+    /// This node.
+    pub node: NodeId,
+    /// The life of the cluster's logs.
+    pub generation: Generation,
+    /// The number of the shard in its database.
+    pub number: u16,
+    /// What is bounded, and by how much.
+    pub limits: Limits,
+}
+
+/// How the group is found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum First {
+    /// It has a log here, or this node will receive it as a learner.
+    Open,
+    /// It is made, with these voters; see
+    /// [`Consensus::create`](rung_consensus::Consensus::create).
+    Create {
+        /// This node must be one of them.
+        voters: BTreeSet<NodeId>,
+    },
+}
+
+/// Everything that is bounded.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How many writes and transactions may wait for the writer.
+    pub queue: usize,
+    /// How many autocommit writes one batch takes at most.
+    pub batch_jobs: usize,
+    /// A batch takes no more writes once it has run for so long.
+    pub batch_time: Duration,
+    /// How many batches may be executed and not yet on a quorum.
+    pub in_flight: usize,
+    /// How long a proposal may take before nobody waits for it any more.
+    pub propose: Duration,
+    /// How long an interactive transaction may wait for its client while others
+    /// wait for it.
+    pub transaction_idle: Duration,
+    /// How long an interactive transaction may take in all while others wait.
+    pub transaction_time: Duration,
+    /// How many statements one interactive transaction may execute.
+    pub transaction_statements: u64,
+    /// How long open transactions are waited for when the shard is handed over.
+    pub hand_over_patience: Duration,
+    /// How many connections may read at once.
+    pub readers: usize,
+    /// How many threads execute reads that take longer than `inline`.
+    pub threads: usize,
+    /// How many reads may wait for such a thread.
+    pub thread_queue: usize,
+    /// How long a read may keep the thread that asked for it.
+    pub inline: Duration,
+    /// How long a read waits for this copy to reach its token.
+    pub session_wait: Duration,
+    /// How old a snapshot may become while a checkpoint waits for it.
+    pub snapshot_age: Duration,
+    /// The write-ahead log of SQLite is checkpointed from this size on, in bytes.
+    pub checkpoint_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue: 4_096,
+            batch_jobs: 256,
+            batch_time: Duration::from_millis(5),
+            in_flight: 16,
+            propose: Duration::from_secs(30),
+            transaction_idle: Duration::from_secs(10),
+            transaction_time: Duration::from_secs(60),
+            transaction_statements: 1_000_000,
+            hand_over_patience: Duration::from_millis(100),
+            readers: 64,
+            threads: 4,
+            thread_queue: 256,
+            inline: Duration::from_millis(5),
+            session_wait: Duration::from_millis(500),
+            snapshot_age: Duration::from_secs(5),
+            checkpoint_bytes: 16 << 20,
+        }
+    }
+}

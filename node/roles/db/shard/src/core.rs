@@ -1,0 +1,346 @@
+//! What the threads and tasks of a copy share.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use rung_consensus::OwnCopy;
+use rung_pages::{Gate, PageStore, PagesError, Position};
+use rung_proto::NodeId;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::ShardConfig;
+use crate::error::ShardError;
+use crate::in_flight::InFlight;
+use crate::interactive::Slot;
+use crate::job::{Answer, Job, JobKind};
+use crate::readers::Readers;
+use crate::status::{CopyState, Stop};
+use crate::token::Token;
+use crate::turn::Meter;
+
+/// A copy's parts. Locks are taken in the order `turn`, `store`, `desk`.
+pub(crate) struct Core {
+    pub config: ShardConfig,
+    /// Held while a transaction may write to the file.
+    pub turn: Mutex<()>,
+    pub store: Mutex<PageStore>,
+    pub desk: Mutex<Desk>,
+    /// Rung when the writer thread may have something to do.
+    pub bell: Condvar,
+    pub gate: Gate,
+    /// The limits of what the writer executes now.
+    pub meter: Meter,
+    /// Changes when the file was changed by others than the writer: its connection
+    /// must be opened again.
+    pub history: AtomicU64,
+    pub log: Mutex<LogPlace>,
+    pub settled: watch::Sender<Token>,
+    pub state: watch::Sender<CopyState>,
+    pub readers: Arc<Readers>,
+    pub proposals: mpsc::Sender<Proposal>,
+    pub counts: Counts,
+}
+
+/// Figures for the status.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub reads: AtomicU64,
+    pub writes: AtomicU64,
+    pub batches: AtomicU64,
+    pub wal_bytes: AtomicU64,
+}
+
+/// An entry to propose.
+pub(crate) struct Proposal {
+    pub position: Position,
+    pub payload: Bytes,
+}
+
+/// Where the file is in the log.
+#[derive(Clone, Copy)]
+pub(crate) struct LogPlace {
+    pub durable: Option<rung_consensus::Position>,
+    /// The last entry that was given to the store.
+    pub given: Option<rung_consensus::Position>,
+    /// Whether that entry made the position of the store. Only then its term is that
+    /// position's epoch, which is how it is known after a start.
+    pub is_position: bool,
+}
+
+impl LogPlace {
+    pub fn own_copy(&self) -> OwnCopy {
+        OwnCopy { durable: self.durable, current: self.given.filter(|_| self.is_position) }
+    }
+}
+
+/// Somebody who waits for a batch to be settled.
+pub(crate) struct Waiting {
+    /// Whether it has changed anything, so that its outcome may be unknown.
+    pub kept: bool,
+    pub answer: Box<dyn FnOnce(Answer<Token>) + Send>,
+}
+
+impl Waiting {
+    pub fn fail(self, error: ShardError) {
+        let error = match error {
+            ShardError::OutcomeUnknown if !self.kept => ShardError::Lost,
+            error => error,
+        };
+        (self.answer)(Err(error));
+    }
+}
+
+/// What waits, and for what.
+pub(crate) struct Desk {
+    pub state: CopyState,
+    pub queue: VecDeque<Job>,
+    pub in_flight: InFlight<Waiting>,
+    /// The log refused a batch: what is in flight must be taken back in the file.
+    pub undo: bool,
+    /// Taken back, but some of it may still be applied: nothing is executed before.
+    pub undone: bool,
+    /// The shard is being handed over.
+    pub paused: Option<Instant>,
+    pub transaction: Option<Slot>,
+    /// Counts transactions.
+    pub transactions: u64,
+    /// Whether the writer is at work.
+    pub busy: bool,
+    pub checkpoint: CheckpointNeed,
+    pub closes: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum CheckpointNeed {
+    No,
+    Due,
+    /// Nothing may be written before it.
+    Must,
+}
+
+impl Desk {
+    pub fn new() -> Self {
+        Self {
+            state: CopyState::Follower { primary: None },
+            queue: VecDeque::new(),
+            in_flight: InFlight::default(),
+            undo: false,
+            undone: false,
+            paused: None,
+            transaction: None,
+            transactions: 0,
+            busy: false,
+            checkpoint: CheckpointNeed::No,
+            closes: false,
+        }
+    }
+
+    /// The epoch in which this copy may execute writes.
+    pub fn epoch(&self) -> Option<u64> {
+        match self.state {
+            CopyState::Primary { epoch } => Some(epoch),
+            _ => None,
+        }
+    }
+
+    /// Why a write cannot be taken at all.
+    pub fn refusal(&self) -> Option<ShardError> {
+        match &self.state {
+            CopyState::Primary { .. } | CopyState::Taking { .. } => None,
+            CopyState::Follower { primary } => Some(ShardError::NotPrimary { primary: *primary }),
+            CopyState::Stopped(stop) => Some(ShardError::Stopped(stop.to_string())),
+        }
+    }
+}
+
+impl Core {
+    pub fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn store(&self) -> MutexGuard<'_, PageStore> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn log(&self) -> MutexGuard<'_, LogPlace> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn token(&self, position: &Position) -> Token {
+        Token {
+            generation: self.config.generation,
+            shard: self.config.number,
+            epoch: position.epoch,
+            sequence: position.sequence,
+        }
+    }
+
+    /// Puts a job in the queue, or answers it.
+    pub fn submit(&self, job: Job) {
+        let refused = {
+            let mut desk = self.desk();
+            if desk.queue.len() >= self.config.limits.queue {
+                desk.queue.retain(|job| !job.stage.is_abandoned());
+            }
+            match desk.refusal() {
+                Some(error) => Some((job, error)),
+                None if desk.queue.len() >= self.config.limits.queue => {
+                    Some((job, ShardError::Overloaded("writes")))
+                }
+                None => {
+                    desk.queue.push_back(job);
+                    None
+                }
+            }
+        };
+        match refused {
+            Some((job, error)) => job.refuse(error),
+            None => self.bell.notify_all(),
+        }
+    }
+
+    /// The next write that may join the batch of this epoch.
+    pub fn next_write(&self, epoch: u64) -> Option<Job> {
+        loop {
+            let job = {
+                let mut desk = self.desk();
+                let is_write = |job: &Job| matches!(job.kind, JobKind::Write(..));
+                if desk.epoch() != Some(epoch) || !desk.queue.front().is_some_and(is_write) {
+                    return None;
+                }
+                desk.queue.pop_front()?
+            };
+            if let Some(job) = job.take() {
+                return Some(job);
+            }
+        }
+    }
+
+    /// Changes what the copy does, and answers those who cannot wait any longer.
+    pub fn set_state(&self, state: CopyState) {
+        let (refused, waiting) = {
+            let mut desk = self.desk();
+            if desk.state == state || matches!(desk.state, CopyState::Stopped(_)) {
+                return;
+            }
+            let was_primary = desk.epoch().is_some();
+            desk.state = state.clone();
+            let ends = matches!(state, CopyState::Stopped(_));
+            if was_primary {
+                self.meter.evict();
+            }
+            let refused = match desk.refusal() {
+                Some(error) => desk.queue.drain(..).map(|job| (job, error.clone())).collect(),
+                None => Vec::new(),
+            };
+            (refused, if ends { desk.in_flight.take_all() } else { Vec::new() })
+        };
+        self.state.send_replace(state);
+        self.bell.notify_all();
+        refused.into_iter().for_each(|(job, error)| job.refuse(error));
+        waiting.into_iter().for_each(|waiting| waiting.fail(ShardError::OutcomeUnknown));
+    }
+
+    /// The copy serves nothing any more.
+    pub fn stop(&self, stop: Stop) {
+        if stop != Stop::Closed {
+            tracing::error!(shard = %self.config.group.name, %stop, "a copy of a shard has stopped");
+        }
+        self.set_state(CopyState::Stopped(stop));
+        self.readers.stop();
+    }
+
+    /// Another is known to be the primary, or nobody.
+    pub fn follow(&self, primary: Option<NodeId>) {
+        self.set_state(CopyState::Follower { primary });
+    }
+
+    /// A position was settled by the log.
+    pub fn settle(&self, position: &Position) {
+        let token = self.token(position);
+        self.settled.send_replace(token);
+        let outcome = {
+            let mut desk = self.desk();
+            let outcome = desk.in_flight.settle(position);
+            if desk.in_flight.is_empty() {
+                desk.undone = false;
+            }
+            outcome
+        };
+        self.bell.notify_all();
+        let writes = outcome.settled.iter().filter(|waiting| waiting.kept).count();
+        self.counts.writes.fetch_add(writes as u64, Ordering::Relaxed);
+        outcome.settled.into_iter().for_each(|waiting| (waiting.answer)(Ok(token)));
+        outcome.lost.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
+    }
+
+    /// It is certain that the log will never apply a batch.
+    pub fn refuse(&self, position: &Position, error: ShardError) {
+        let refused = {
+            let mut desk = self.desk();
+            let refused = desk.in_flight.refuse(position);
+            desk.undo |= refused.is_some();
+            refused
+        };
+        self.bell.notify_all();
+        let Some((first, later)) = refused else { return };
+        first.into_iter().for_each(|waiting| waiting.fail(error.clone()));
+        later.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
+    }
+
+    /// Answers those who have seen no more than what is in flight now.
+    pub fn answer_after_last(&self, waiting: Vec<Waiting>) {
+        let (at_once, lost) = {
+            let mut desk = self.desk();
+            if desk.undo {
+                // What they have seen is taken back.
+                (Vec::new(), waiting)
+            } else {
+                (desk.in_flight.attach(waiting).err().unwrap_or_default(), Vec::new())
+            }
+        };
+        let token = *self.settled.borrow();
+        at_once.into_iter().for_each(|waiting| (waiting.answer)(Ok(token)));
+        lost.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
+    }
+
+    /// Notes that the write-ahead log of SQLite has grown.
+    pub fn note_checkpoint(&self, store: &PageStore) {
+        let load = store.load();
+        self.counts.wal_bytes.store(load.wal_bytes, Ordering::Relaxed);
+        let need = match (load.checkpoint_due, load.stop_writing) {
+            (true, true) => CheckpointNeed::Must,
+            (true, false) => CheckpointNeed::Due,
+            _ => CheckpointNeed::No,
+        };
+        if need > CheckpointNeed::No {
+            self.desk().checkpoint = need;
+            self.bell.notify_all();
+        }
+    }
+}
+
+/// Whether a copy can go on after an error of its store, and what it is then.
+pub(crate) fn stop_for(error: &PagesError) -> Stop {
+    let what = error.to_string();
+    match error {
+        PagesError::DiskFull(_) => Stop::DiskFull(what),
+        PagesError::Divergence { .. } | PagesError::Damaged { .. } | PagesError::Entry { .. } => {
+            Stop::Damaged(what)
+        }
+        PagesError::Sqlite { source, .. } => match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                Stop::Damaged(what)
+            }
+            _ => Stop::Failed(what),
+        },
+        _ => Stop::Failed(what),
+    }
+}

@@ -1,0 +1,134 @@
+//! What was executed and is not settled: the batches in the order of their
+//! positions, each with those who wait for it.
+
+use std::collections::VecDeque;
+
+use rung_pages::Position;
+
+/// Batches that wait to be settled.
+pub(crate) struct InFlight<A> {
+    batches: VecDeque<Batch<A>>,
+}
+
+struct Batch<A> {
+    position: Position,
+    waiting: Vec<A>,
+}
+
+/// Who learns what when a position was settled.
+pub(crate) struct Outcome<A> {
+    /// Their batch is settled.
+    pub settled: Vec<A>,
+    /// Another entry took the place of their batch, so it will never be applied.
+    pub lost: Vec<A>,
+}
+
+impl<A> Default for InFlight<A> {
+    fn default() -> Self {
+        Self { batches: VecDeque::new() }
+    }
+}
+
+impl<A> InFlight<A> {
+    pub fn len(&self) -> usize {
+        self.batches.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// A batch was executed on top of all others.
+    pub fn push(&mut self, position: Position, waiting: Vec<A>) {
+        self.batches.push_back(Batch { position, waiting });
+    }
+
+    /// Those who have seen the state after the last batch wait for it too. They are
+    /// given back when there is nothing to wait for.
+    pub fn attach(&mut self, waiting: Vec<A>) -> Result<(), Vec<A>> {
+        match self.batches.back_mut() {
+            Some(last) => {
+                last.waiting.extend(waiting);
+                Ok(())
+            }
+            None => Err(waiting),
+        }
+    }
+
+    /// A position was settled. Each batch has its parent's hash in its own, so if it
+    /// is not the first batch, none of them can be applied any more.
+    pub fn settle(&mut self, position: &Position) -> Outcome<A> {
+        if self.batches.front().is_some_and(|first| first.position == *position) {
+            let first = self.batches.pop_front();
+            return Outcome {
+                settled: first.map_or(Vec::new(), |it| it.waiting),
+                lost: Vec::new(),
+            };
+        }
+        Outcome { settled: Vec::new(), lost: self.take_all() }
+    }
+
+    /// The log did not take a batch: it and those after it will never be applied.
+    pub fn refuse(&mut self, position: &Position) -> Option<(Vec<A>, Vec<A>)> {
+        let at = self.batches.iter().position(|batch| batch.position == *position)?;
+        let mut refused = self.batches.split_off(at);
+        let first = refused.pop_front().map_or(Vec::new(), |batch| batch.waiting);
+        Some((first, refused.into_iter().flat_map(|batch| batch.waiting).collect()))
+    }
+
+    pub fn take_all(&mut self) -> Vec<A> {
+        self.batches.drain(..).flat_map(|batch| batch.waiting).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(sequence: u64, hash: u8) -> Position {
+        Position { generation: 0, epoch: 1, sequence, hash: [hash; 32] }
+    }
+
+    fn three() -> InFlight<&'static str> {
+        let mut in_flight = InFlight::default();
+        in_flight.push(position(1, 1), vec!["a"]);
+        in_flight.push(position(2, 2), vec!["b"]);
+        in_flight.push(position(3, 3), vec!["c"]);
+        in_flight
+    }
+
+    #[test]
+    fn batches_are_settled_in_their_order() {
+        let mut in_flight = three();
+        for (sequence, who) in [(1, "a"), (2, "b"), (3, "c")] {
+            let outcome = in_flight.settle(&position(sequence, sequence as u8));
+            assert_eq!((outcome.settled, outcome.lost), (vec![who], vec![]));
+        }
+        assert!(in_flight.is_empty());
+    }
+
+    #[test]
+    fn an_entry_of_another_history_loses_all() {
+        let mut in_flight = three();
+        let outcome = in_flight.settle(&position(1, 9));
+        assert_eq!((outcome.settled, outcome.lost), (vec![], vec!["a", "b", "c"]));
+    }
+
+    #[test]
+    fn what_the_log_refused_takes_with_it_what_was_built_on_it() {
+        let mut in_flight = three();
+        assert_eq!(in_flight.refuse(&position(2, 2)), Some((vec!["b"], vec!["c"])));
+        assert_eq!(in_flight.refuse(&position(2, 2)), None);
+        assert_eq!(in_flight.settle(&position(1, 1)).settled, vec!["a"]);
+    }
+
+    #[test]
+    fn who_has_seen_the_last_batch_waits_for_it() {
+        let mut in_flight = three();
+        assert_eq!(in_flight.attach(vec!["d"]), Ok(()));
+        in_flight.settle(&position(1, 1));
+        in_flight.settle(&position(2, 2));
+        assert_eq!(in_flight.settle(&position(3, 3)).settled, vec!["c", "d"]);
+        assert_eq!(in_flight.attach(vec!["e"]), Err(vec!["e"]));
+    }
+}

@@ -1,0 +1,144 @@
+//! The group's state machine: the pages of the copy.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use rung_consensus::{Committed, OwnCopy, Position, SnapshotSource, StateMachine};
+use rung_pages::{Outcome, PagesError};
+
+use crate::core::{Core, stop_for};
+use crate::payload::{self, APPLIED, PART, SKIPPED};
+use crate::status::CopyState;
+
+/// Hands what is committed to the copy's pages, and tells who waits for it.
+pub(crate) struct Machine(pub Arc<Core>);
+
+impl Machine {
+    /// Gives entries to the store, if need be after the writer has left the file.
+    fn give(&self, entries: &[(u64, &[u8])]) -> Result<Vec<Outcome>, PagesError> {
+        let core = &*self.0;
+        match core.store().apply(entries) {
+            Err(PagesError::WriterBusy) => {}
+            given => return given,
+        }
+        // An entry of somebody else: whatever the writer does now is lost.
+        let state = core.desk().state.clone();
+        if let CopyState::Primary { .. } = state {
+            core.follow(None);
+        }
+        core.meter.evict();
+        core.bell.notify_all();
+        let _turn = core.turn();
+        core.meter.rest();
+        core.store().apply(entries)
+    }
+
+    fn fail(&self, error: &PagesError) -> io::Error {
+        self.0.stop(stop_for(error));
+        io::Error::other(error.to_string())
+    }
+}
+
+fn position(entry: &Committed) -> Position {
+    Position { term: entry.term, index: entry.index }
+}
+
+impl StateMachine for Machine {
+    fn apply(&mut self, entries: &[Committed]) -> io::Result<Vec<Bytes>> {
+        let mut answers = vec![Bytes::from_static(SKIPPED); entries.len()];
+        let mut ours = Vec::with_capacity(entries.len());
+        for (at, entry) in entries.iter().enumerate() {
+            match payload::decode(&entry.payload) {
+                Some((epoch, pages)) if epoch == entry.term => ours.push((at, pages)),
+                // Late: see `payload`.
+                Some(_) => {}
+                None => {
+                    let what = format!("entry {} of the log is not one of a shard", entry.index);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
+            }
+        }
+        if ours.is_empty() {
+            return Ok(answers);
+        }
+        let given: Vec<(u64, &[u8])> =
+            ours.iter().map(|(at, pages)| (entries[*at].index, *pages)).collect();
+        let outcomes = self.give(&given).map_err(|error| self.fail(&error))?;
+        let core = &*self.0;
+        for ((at, _), outcome) in ours.iter().zip(&outcomes) {
+            let is_position = matches!(outcome, Outcome::Applied(_) | Outcome::Settled(_));
+            {
+                let mut log = core.log();
+                log.given = Some(position(&entries[*at]));
+                log.is_position = is_position;
+            }
+            match outcome {
+                Outcome::Applied(position) => {
+                    core.history.fetch_add(1, Ordering::AcqRel);
+                    core.settle(position);
+                }
+                Outcome::Settled(position) => core.settle(position),
+                Outcome::Skipped | Outcome::Part => {}
+            }
+            answers[*at] = Bytes::from_static(match outcome {
+                Outcome::Part => PART,
+                _ if is_position => APPLIED,
+                _ => SKIPPED,
+            });
+        }
+        core.note_checkpoint(&core.store());
+        Ok(answers)
+    }
+
+    fn snapshot(&mut self) -> io::Result<SnapshotSource> {
+        match self.0.store().snapshot() {
+            Ok(snapshot) => Ok(Box::new(snapshot)),
+            Err(error) => Err(self.fail(&error)),
+        }
+    }
+
+    fn restore(&mut self, source: &mut dyn Read) -> io::Result<()> {
+        let core = &*self.0;
+        core.meter.evict();
+        core.bell.notify_all();
+        let _turn = core.turn();
+        core.meter.rest();
+        let restored = {
+            let mut store = core.store();
+            let restored = store.restore(source);
+            let mut log = core.log();
+            if restored.is_ok() {
+                let term = store.position().epoch;
+                let place = Position { term, index: store.durable_index() };
+                *log = crate::core::LogPlace {
+                    durable: Some(place),
+                    given: Some(place),
+                    is_position: true,
+                };
+            }
+            restored.map(|()| store.position())
+        };
+        match restored {
+            Ok(position) => {
+                core.history.fetch_add(1, Ordering::AcqRel);
+                core.settle(&position);
+                Ok(())
+            }
+            // What came is not whole; the file is as it was.
+            Err(PagesError::Snapshot(what)) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, what))
+            }
+            Err(error) => Err(self.fail(&error)),
+        }
+    }
+
+    fn waits_for_disk(&self) -> bool {
+        true
+    }
+
+    fn own_copy(&self) -> Option<OwnCopy> {
+        Some(self.0.log().own_copy())
+    }
+}

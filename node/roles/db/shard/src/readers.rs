@@ -1,0 +1,222 @@
+//! Connections that read, and threads for reads that take long.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use rung_pages::{Gate, PagesError, ReaderTicket, Reading};
+use rung_sql::Executor;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::Limits;
+use crate::error::ShardError;
+use crate::read::{Held, Holder, evict};
+use crate::turn::Meter;
+
+/// A connection that reads, and what it may take.
+pub(crate) struct ReadConnection {
+    pub executor: Executor,
+    ticket: ReaderTicket,
+    pub meter: Meter,
+    number: u64,
+}
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// The readers of one copy.
+pub(crate) struct Readers {
+    gate: Gate,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<ReadConnection>>,
+    /// The meters of all connections, by number.
+    meters: Mutex<Vec<(u64, Meter)>>,
+    /// Snapshots that are held between reads.
+    holders: Mutex<Vec<Weak<Mutex<Option<Held>>>>>,
+    numbers: AtomicU64,
+    most: usize,
+    threads: Mutex<Threads>,
+    work: Condvar,
+    most_threads: usize,
+    most_waiting: usize,
+}
+
+#[derive(Default)]
+struct Threads {
+    tasks: VecDeque<Task>,
+    running: usize,
+    idle: usize,
+    stops: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Readers {
+    pub fn new(gate: Gate, limits: &Limits) -> Self {
+        Self {
+            gate,
+            permits: Arc::new(Semaphore::new(limits.readers)),
+            idle: Mutex::default(),
+            meters: Mutex::default(),
+            holders: Mutex::default(),
+            numbers: AtomicU64::new(0),
+            most: limits.readers,
+            threads: Mutex::default(),
+            work: Condvar::new(),
+            most_threads: limits.threads,
+            most_waiting: limits.thread_queue,
+        }
+    }
+
+    /// How many reads run.
+    pub fn reading(&self) -> usize {
+        self.most - self.permits.available_permits()
+    }
+
+    /// Waits until one more connection may read.
+    pub async fn permit(&self, until: Instant) -> Result<OwnedSemaphorePermit, ShardError> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        match tokio::time::timeout_at(until.into(), permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(ShardError::Stopped("it was closed".to_owned())),
+            Err(_) => Err(ShardError::TimedOut("waited for a connection to read on")),
+        }
+    }
+
+    fn connect(&self) -> Result<ReadConnection, PagesError> {
+        let mut reader = self.gate.connect()?;
+        let meter = Meter::default();
+        let failed =
+            |source| PagesError::Sqlite { what: "prepare a connection for reading", source };
+        meter.install(&mut reader.connection).map_err(failed)?;
+        let executor = Executor::new(reader.connection)
+            .map_err(|error| PagesError::Broken(error.to_string()))?;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        lock(&self.meters).push((number, meter.clone()));
+        Ok(ReadConnection { executor, ticket: reader.ticket, meter, number })
+    }
+
+    /// A connection with a snapshot of what is settled.
+    pub fn begin(&self) -> Result<(ReadConnection, Reading), ShardError> {
+        loop {
+            let idle = lock(&self.idle).pop();
+            let connection = match idle {
+                Some(connection) => connection,
+                None => self.connect().map_err(|error| read_error(&error))?,
+            };
+            match self.gate.begin(connection.executor.connection(), connection.ticket) {
+                Ok(reading) => return Ok((connection, reading)),
+                // The file was replaced.
+                Err(PagesError::Stale) => self.forget(connection),
+                Err(error) => {
+                    self.forget(connection);
+                    return Err(read_error(&error));
+                }
+            }
+        }
+    }
+
+    /// Ends a snapshot and keeps the connection for others.
+    pub fn end(&self, connection: ReadConnection, reading: Reading) {
+        connection.meter.rest();
+        match reading.end(connection.executor.connection()) {
+            Ok(()) => lock(&self.idle).push(connection),
+            Err(error) => {
+                tracing::warn!(%error, "a read did not end");
+                self.forget(connection);
+            }
+        }
+    }
+
+    /// Closes a connection.
+    pub fn forget(&self, connection: ReadConnection) {
+        lock(&self.meters).retain(|(number, _)| *number != connection.number);
+    }
+
+    /// A snapshot is held between reads from now on.
+    pub fn holds(&self, holder: &Holder) {
+        let mut holders = lock(&self.holders);
+        holders.retain(|held| held.strong_count() > 0);
+        holders.push(Arc::downgrade(holder));
+    }
+
+    /// Interrupts reads of snapshots that have been held since before `then`, and ends
+    /// those that nobody reads now.
+    pub fn evict_older(&self, then: Instant) {
+        let holders: Vec<Holder> = lock(&self.holders).iter().filter_map(Weak::upgrade).collect();
+        holders.iter().for_each(|holder| evict(self, holder, then));
+        for (_, meter) in lock(&self.meters).iter() {
+            meter.evict_older(then);
+        }
+    }
+
+    /// Has a task done by one of the threads for long reads.
+    pub fn spawn(self: &Arc<Self>, task: Task) -> Result<(), ShardError> {
+        let mut threads = lock(&self.threads);
+        if threads.stops {
+            return Err(ShardError::Stopped("it was closed".to_owned()));
+        }
+        if threads.tasks.len() >= self.most_waiting {
+            return Err(ShardError::Overloaded("long reads"));
+        }
+        threads.tasks.push_back(task);
+        if threads.idle < threads.tasks.len() && threads.running < self.most_threads {
+            threads.running += 1;
+            let readers = Arc::clone(self);
+            let spawned = std::thread::Builder::new()
+                .name("shard-read".to_owned())
+                .spawn(move || readers.work());
+            if let Err(error) = spawned {
+                threads.running -= 1;
+                if threads.running == 0 {
+                    threads.tasks.pop_back();
+                    return Err(ShardError::Failed(format!("no thread for a long read: {error}")));
+                }
+            }
+        }
+        drop(threads);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    fn work(&self) {
+        let mut threads = lock(&self.threads);
+        loop {
+            if threads.stops {
+                threads.running -= 1;
+                threads.tasks.clear();
+                return;
+            }
+            if let Some(task) = threads.tasks.pop_front() {
+                drop(threads);
+                task();
+                threads = lock(&self.threads);
+                continue;
+            }
+            threads.idle += 1;
+            threads = self.work.wait(threads).unwrap_or_else(PoisonError::into_inner);
+            threads.idle -= 1;
+        }
+    }
+
+    /// Interrupts all reads and takes no more.
+    pub fn stop(&self) {
+        self.permits.close();
+        lock(&self.meters).iter().for_each(|(_, meter)| meter.evict());
+        lock(&self.threads).stops = true;
+        self.work.notify_all();
+        lock(&self.idle).clear();
+    }
+}
+
+fn read_error(error: &PagesError) -> ShardError {
+    match error {
+        PagesError::DiskFull(_) => ShardError::DiskFull,
+        error => ShardError::Failed(error.to_string()),
+    }
+}

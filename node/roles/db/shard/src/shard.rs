@@ -1,0 +1,335 @@
+//! One copy of one shard, as its users see it.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rung_consensus::{Consensus, Group, OpenError, Position};
+use rung_pages::{MAX_PART_BYTES, Options, PageStore};
+use rung_proto::NodeId;
+use rung_sql::Executor;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::cancel::Cancel;
+use crate::config::{First, ShardConfig};
+use crate::core::{Core, Counts, Desk, LogPlace};
+use crate::error::{HandOverError, ShardError};
+use crate::fresh::Fresh;
+use crate::interactive::WriteTransaction;
+use crate::job::{self, Boxed, Job, JobKind, Stage, Verdict};
+use crate::machine::Machine;
+use crate::read::{ReadLevel, ReadTransaction, read_once};
+use crate::readers::Readers;
+use crate::status::{CopyState, ShardStatus, Stop};
+use crate::token::Token;
+use crate::turn::{Meter, Turn};
+use crate::{hand_over, payload, propose, take_over, writer};
+
+/// One copy of one shard on this node. Clones are the same copy.
+#[derive(Clone)]
+pub struct Shard(Arc<Inner>);
+
+struct Inner {
+    core: Arc<Core>,
+    group: Group,
+    consensus: Consensus,
+    fresh: Fresh,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shard({})", self.0.core.config.group.name)
+    }
+}
+
+/// Proposals that the writer may have made and the group has not seen.
+const PROPOSALS: usize = 8;
+
+impl Shard {
+    /// Opens the copy, and its group, which from then on takes part in elections.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`]: take this node out of the group's voters, call
+    /// [`Consensus::remove`], delete `config.dir`, and open it again as a learner.
+    pub async fn open(
+        mut config: ShardConfig,
+        consensus: &Consensus,
+        first: First,
+    ) -> Result<Shard, OpenError> {
+        let least = MAX_PART_BYTES + payload::HEADER;
+        config.group.max_payload = config.group.max_payload.max(least);
+        let group = config.group.clone();
+        let (proposals, proposed) = mpsc::channel(PROPOSALS);
+        let core = tokio::task::spawn_blocking(move || open_core(config, proposals)).await;
+        let failed = |what: String| OpenError::Failed { group: group.group, what };
+        let core = core.map_err(|error| failed(error.to_string()))??;
+        let machine = Machine(Arc::clone(&core));
+        let group = match first {
+            First::Open => consensus.open(group, machine).await?,
+            First::Create { voters } => consensus.create(group, machine, &voters).await?,
+        };
+        let for_writer = Arc::clone(&core);
+        let writer = std::thread::Builder::new()
+            .name("shard-write".to_owned())
+            .spawn(move || writer::run(for_writer));
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                consensus.close(group.id()).await;
+                return Err(OpenError::Failed { group: group.id(), what: error.to_string() });
+            }
+        };
+        tokio::spawn(propose::propose_all(Arc::clone(&core), group.clone(), proposed));
+        tokio::spawn(take_over::follow_group(Arc::clone(&core), group.clone()));
+        Ok(Shard(Arc::new(Inner {
+            core,
+            group,
+            consensus: consensus.clone(),
+            fresh: Fresh::default(),
+            writer: Mutex::new(Some(writer)),
+        })))
+    }
+
+    /// Stops the copy and its group on this node; its files stay. Returns when its
+    /// writer has ended.
+    pub async fn close(&self) {
+        let core = &self.0.core;
+        core.stop(Stop::Closed);
+        core.desk().closes = true;
+        core.meter.evict();
+        core.bell.notify_all();
+        self.0.consensus.close(self.0.group.id()).await;
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::warn!(shard = ?self, "the writer of a shard ended with a panic");
+            }
+        }
+    }
+
+    /// The shard's group: its members, its leader, its log.
+    pub fn group(&self) -> &Group {
+        &self.0.group
+    }
+
+    /// What the copy does, now and after every change.
+    pub fn state(&self) -> watch::Receiver<CopyState> {
+        self.0.core.state.subscribe()
+    }
+
+    /// What readers see, now and after every change.
+    pub fn settled(&self) -> watch::Receiver<Token> {
+        self.0.core.settled.subscribe()
+    }
+
+    /// What readers see now.
+    pub fn position(&self) -> Token {
+        self.0.core.token(&self.0.core.gate.position())
+    }
+
+    /// How the copy is doing now.
+    pub fn status(&self) -> ShardStatus {
+        let core = &self.0.core;
+        let lag = {
+            let status = self.0.group.status();
+            let status = status.borrow();
+            let index = |position: Option<Position>| position.map_or(0, |it| it.index);
+            index(status.committed).saturating_sub(index(status.applied))
+        };
+        let desk = core.desk();
+        ShardStatus {
+            state: desk.state.clone(),
+            position: self.position(),
+            lag,
+            queued: desk.queue.len(),
+            in_flight: desk.in_flight.len(),
+            in_transaction: desk.transaction.is_some(),
+            reading: core.readers.reading(),
+            reads: core.counts.reads.load(Ordering::Relaxed),
+            writes: core.counts.writes.load(Ordering::Relaxed),
+            batches: core.counts.batches.load(Ordering::Relaxed),
+            wal_bytes: core.counts.wal_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Reads on a snapshot of what is settled, and says which it was.
+    ///
+    /// The work is begun on the calling thread. If it takes longer than
+    /// [`Limits::inline`](crate::Limits::inline), or asks for it, it is interrupted and
+    /// begun anew on a thread for long reads; so whatever it gave out before must be
+    /// dropped when it is called again. A result of interrupted work is dropped.
+    ///
+    /// # Errors
+    /// [`ShardError::TooFarBehind`] when this copy cannot be as fresh as `level` asks.
+    pub async fn read<R: Send + 'static>(
+        &self,
+        level: ReadLevel,
+        deadline: Duration,
+        cancel: &Cancel,
+        work: impl FnMut(&mut Executor, &Turn) -> R + Send + 'static,
+    ) -> Result<(R, Token), ShardError> {
+        let until = Instant::now() + deadline;
+        self.reads()?;
+        self.0.fresh.wait(&self.0.core, &self.0.group, level, until).await?;
+        let read = read_once(&self.0.core, until, cancel, work).await;
+        self.0.core.counts.reads.fetch_add(1, Ordering::Relaxed);
+        read
+    }
+
+    /// Begins a transaction that only reads: all of it on one snapshot.
+    ///
+    /// # Errors
+    /// As [`Shard::read`].
+    pub async fn begin_read(
+        &self,
+        level: ReadLevel,
+        deadline: Duration,
+    ) -> Result<ReadTransaction, ShardError> {
+        let until = Instant::now() + deadline;
+        self.reads()?;
+        self.0.fresh.wait(&self.0.core, &self.0.group, level, until).await?;
+        ReadTransaction::begin(&self.0.core, until).await
+    }
+
+    fn reads(&self) -> Result<(), ShardError> {
+        match &*self.0.core.state.borrow() {
+            CopyState::Stopped(stop) => Err(ShardError::Stopped(stop.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Executes a write, together with others that come at the same time, and answers
+    /// when it is durable on a quorum.
+    ///
+    /// The work runs on the writer's thread within a savepoint: it must neither wait
+    /// for anybody nor begin or end transactions. It may be called again from its
+    /// beginning, when a statement of another write has rolled back everything.
+    ///
+    /// # Errors
+    /// All but [`ShardError::OutcomeUnknown`] say that nothing was changed.
+    pub async fn write<R: Send + 'static>(
+        &self,
+        deadline: Duration,
+        cancel: &Cancel,
+        mut work: impl FnMut(&mut Executor) -> Verdict<R> + Send + 'static,
+    ) -> Result<(R, Token), ShardError> {
+        let boxed = move |executor: &mut Executor| match work(executor) {
+            Verdict::Keep(result) => Verdict::Keep(Box::new(result) as Boxed),
+            Verdict::Undo(result) => Verdict::Undo(Box::new(result) as Boxed),
+        };
+        let (reply, answer) = oneshot::channel();
+        let kind = JobKind::Write(Box::new(boxed), reply);
+        let (result, token) = self.submit(deadline, cancel, kind, answer).await?;
+        Ok((unboxed(result), token))
+    }
+
+    /// Begins an interactive transaction, once the writer is free; those who came
+    /// before are first.
+    ///
+    /// # Errors
+    /// [`ShardError::TimedOut`] when the writer was not free before the deadline.
+    pub async fn begin(
+        &self,
+        deadline: Duration,
+        cancel: &Cancel,
+    ) -> Result<WriteTransaction, ShardError> {
+        let (reply, answer) = oneshot::channel();
+        let handle = self.submit(deadline, cancel, JobKind::Begin(reply), answer).await?;
+        Ok(WriteTransaction(handle))
+    }
+
+    /// Executes what cannot be part of a transaction, such as VACUUM, while nothing
+    /// else is written.
+    ///
+    /// # Errors
+    /// As [`Shard::write`]. If it was interrupted, what it had committed by itself stays.
+    pub async fn alone<R: Send + 'static>(
+        &self,
+        deadline: Duration,
+        cancel: &Cancel,
+        work: impl FnOnce(&mut Executor) -> R + Send + 'static,
+    ) -> Result<(R, Token), ShardError> {
+        let boxed = move |executor: &mut Executor| Box::new(work(executor)) as Boxed;
+        let (reply, answer) = oneshot::channel();
+        let kind = JobKind::Alone(Box::new(boxed), reply);
+        let (result, token) = self.submit(deadline, cancel, kind, answer).await?;
+        Ok((unboxed(result), token))
+    }
+
+    async fn submit<T>(
+        &self,
+        deadline: Duration,
+        cancel: &Cancel,
+        kind: JobKind,
+        answer: oneshot::Receiver<job::Answer<T>>,
+    ) -> Result<T, ShardError> {
+        let until = Instant::now() + deadline;
+        let stage = Stage::default();
+        let (cancels, stages) = (cancel.clone(), stage.clone());
+        self.0.core.submit(Job { until, cancel: cancels, stage: stages, apart: false, kind });
+        job::wait(answer, stage, until, cancel.clone()).await
+    }
+
+    /// Makes another voting copy the primary. New writes wait meanwhile, open
+    /// transactions get [`Limits::hand_over_patience`](crate::Limits::hand_over_patience)
+    /// to end and are lost then. If it fails, this copy goes on as long as it leads.
+    ///
+    /// # Errors
+    /// See [`HandOverError`].
+    pub async fn hand_over(&self, to: NodeId, deadline: Duration) -> Result<(), HandOverError> {
+        hand_over::hand_over(&self.0.core, &self.0.group, to, deadline).await
+    }
+}
+
+fn unboxed<R: 'static>(result: Boxed) -> R {
+    let result: Box<dyn Any> = result;
+    *result.downcast::<R>().expect("the result is of the work's own type")
+}
+
+fn open_core(
+    config: ShardConfig,
+    proposals: mpsc::Sender<crate::core::Proposal>,
+) -> Result<Arc<Core>, OpenError> {
+    let options =
+        Options { checkpoint_bytes: config.limits.checkpoint_bytes, ..Options::default() };
+    let store = PageStore::open(&config.dir, options).map_err(|error| {
+        let (group, what) = (config.group.group, error.to_string());
+        match crate::core::stop_for(&error) {
+            Stop::Damaged(_) => OpenError::Damaged { group, what },
+            _ => OpenError::Failed { group, what },
+        }
+    })?;
+    let position = store.position();
+    // The term of the last entry is the epoch of the position that it made.
+    let place = (position.sequence > 0)
+        .then(|| Position { term: position.epoch, index: store.durable_index() });
+    let gate = store.gate();
+    let token = Token {
+        generation: config.generation,
+        shard: config.number,
+        epoch: position.epoch,
+        sequence: position.sequence,
+    };
+    let desk = Desk::new();
+    let state = watch::Sender::new(desk.state.clone());
+    Ok(Arc::new(Core {
+        turn: Mutex::default(),
+        store: Mutex::new(store),
+        desk: Mutex::new(desk),
+        bell: Condvar::new(),
+        readers: Arc::new(Readers::new(gate.clone(), &config.limits)),
+        gate,
+        meter: Meter::default(),
+        history: AtomicU64::new(0),
+        log: Mutex::new(LogPlace { durable: place, given: place, is_position: place.is_some() }),
+        settled: watch::Sender::new(token),
+        state,
+        proposals,
+        counts: Counts::default(),
+        config,
+    }))
+}
