@@ -1,13 +1,26 @@
 //! Executes statements on one SQLite connection.
 
+mod deferred;
+mod errors;
+mod guards;
+mod keys;
+mod plans;
+mod run;
+
 use std::sync::Arc;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
+use crate::analyze::Plan;
 use crate::context::{Context, SharedContext};
-use crate::result::{Complete, Description, Formats, Parameters, RowSink};
-use crate::statement::Statement;
-use crate::{Catalog, PgType, SqlError, SqlState};
+use crate::result::{Complete, Description, Formats, Parameters, ResultColumn, RowSink};
+use crate::statement::{Body, Kind, Statement};
+use crate::{Catalog, PgType, SqlError, SqlState, TypeUse, catalog_store, functions, schema};
+use plans::Plans;
+
+/// Statements that SQLite keeps compiled, for each connection.
+const PREPARED_STATEMENTS: usize = 256;
 
 /// A connection that speaks PostgreSQL's language. It begins and ends no
 /// transactions; each statement is atomic within what its owner began.
@@ -15,18 +28,31 @@ pub struct Executor {
     connection: Connection,
     context: SharedContext,
     catalog: Arc<Catalog>,
+    plans: Plans,
+    /// Where rows are written before they are given to the sink.
+    buffer: Vec<u8>,
 }
 
 impl Executor {
     /// Prepares a connection: limits, functions, collations, foreign keys.
+    ///
+    /// # Errors
+    /// What SQLite gives when it cannot be set up, such as for a lack of memory.
     pub fn new(connection: Connection) -> Result<Self, SqlError> {
         let context = SharedContext::new(Context::new("", ""));
-        Ok(Self { connection, context, catalog: Arc::default() })
+        set_up(&connection, &context).map_err(|error| errors::plain(&error))?;
+        Ok(Self {
+            connection,
+            context,
+            catalog: Arc::default(),
+            plans: Plans::new(),
+            buffer: Vec::new(),
+        })
     }
 
     /// Creates the tables of the catalog in an empty database.
     pub fn install(&mut self) -> Result<(), SqlError> {
-        Err(SqlError::new(SqlState::INTERNAL, "the catalog cannot be made yet"))
+        catalog_store::install(&self.connection)
     }
 
     pub fn connection(&self) -> &Connection {
@@ -35,6 +61,10 @@ impl Executor {
 
     /// The schema as the connection sees it now.
     pub fn catalog(&mut self) -> Result<Arc<Catalog>, SqlError> {
+        let version = catalog_store::load_version(&self.connection)?;
+        if version != self.catalog.version {
+            self.catalog = Arc::new(catalog_store::load_catalog(&self.connection)?);
+        }
         Ok(self.catalog.clone())
     }
 
@@ -42,31 +72,150 @@ impl Executor {
     /// are not given are inferred.
     pub fn describe(
         &mut self,
-        _statement: &Statement,
-        _parameter_types: &[Option<PgType>],
-        _context: &Context,
+        statement: &Statement,
+        parameter_types: &[Option<PgType>],
+        context: &Context,
     ) -> Result<Description, SqlError> {
-        Err(SqlError::new(SqlState::INTERNAL, "statements cannot be described yet"))
+        match (statement.kind(), statement.body()) {
+            (Kind::Read | Kind::Write, Body::Statement(_)) => {
+                let plan = self.plan(statement, parameter_types, context)?;
+                Ok(Description {
+                    parameters: plan.parameters.clone(),
+                    columns: plan.columns.clone(),
+                })
+            }
+            (_, Body::Explain { statement, .. }) => {
+                let parameters = match statement.body() {
+                    Body::Statement(_) => {
+                        self.plan(statement, parameter_types, context)?.parameters.clone()
+                    }
+                    _ => Vec::new(),
+                };
+                Ok(Description { parameters, columns: vec![explain_column()] })
+            }
+            _ => Ok(Description::default()),
+        }
     }
 
     /// Executes a statement of the kinds read, write, schema and vacuum. What it
     /// changed before an error is undone.
+    ///
+    /// # Errors
+    /// As PostgreSQL's; 57014 if the connection was interrupted, which also undoes the
+    /// transaction that the statement is part of.
     pub fn execute(
         &mut self,
-        _statement: &Statement,
-        _parameter_types: &[Option<PgType>],
-        _parameters: &Parameters,
-        _formats: &Formats,
+        statement: &Statement,
+        parameter_types: &[Option<PgType>],
+        parameters: &Parameters,
+        formats: &Formats,
         context: &Context,
-        _rows: &mut dyn RowSink,
+        rows: &mut dyn RowSink,
     ) -> Result<Complete, SqlError> {
+        match (statement.kind(), statement.body()) {
+            (Kind::Empty, _) => Ok(Complete::default()),
+            (Kind::Schema | Kind::Vacuum, _) => self.change_schema(statement, context),
+            (Kind::Read | Kind::Write, Body::Statement(_)) => {
+                let plan = self.plan(statement, parameter_types, context)?;
+                self.context.set(context);
+                let mut complete = self.run(&plan, parameters, formats, context, rows)?;
+                complete.effects = std::mem::take(&mut self.context.lock().effects);
+                Ok(complete)
+            }
+            (Kind::Read, Body::Explain { statement, .. }) => {
+                self.explain(statement, parameter_types, context, rows)
+            }
+            _ => Err(SqlError::new(
+                SqlState::INTERNAL,
+                "a command for the session was given to the executor",
+            )),
+        }
+    }
+
+    fn change_schema(
+        &mut self,
+        statement: &Statement,
+        context: &Context,
+    ) -> Result<Complete, SqlError> {
+        let catalog = self.catalog()?;
         self.context.set(context);
-        Err(SqlError::new(SqlState::INTERNAL, "statements cannot be executed yet"))
+        let complete = match statement.body() {
+            Body::Statement(ast) => {
+                schema::execute_schema(&self.connection, &catalog, ast, context)
+            }
+            Body::Schema(command) => {
+                schema::execute_command(&self.connection, &catalog, command, context)
+            }
+            Body::Vacuum(vacuum) => {
+                let is_vacuum = matches!(statement.kind(), Kind::Vacuum);
+                schema::maintain(&self.connection, &catalog, vacuum, is_vacuum)
+            }
+            Body::None | Body::Explain { .. } => {
+                Err(SqlError::new(SqlState::INTERNAL, "a change of the schema without a statement"))
+            }
+        };
+        // A statement that SQLite rolled back may have taken the catalog with it.
+        self.catalog = Arc::default();
+        let mut complete = complete?;
+        complete.effects = std::mem::take(&mut self.context.lock().effects);
+        Ok(complete)
+    }
+
+    /// The plan of a query or DML, made or found.
+    fn plan(
+        &mut self,
+        statement: &Statement,
+        parameter_types: &[Option<PgType>],
+        context: &Context,
+    ) -> Result<Arc<Plan>, SqlError> {
+        let catalog = self.catalog()?;
+        self.plans.get(statement, parameter_types, &catalog, context)
+    }
+
+    fn explain(
+        &mut self,
+        statement: &Statement,
+        parameter_types: &[Option<PgType>],
+        context: &Context,
+        rows: &mut dyn RowSink,
+    ) -> Result<Complete, SqlError> {
+        if !matches!(
+            (statement.kind(), statement.body()),
+            (Kind::Read | Kind::Write, Body::Statement(_))
+        ) {
+            return Err(SqlError::not_supported(
+                "EXPLAIN of this statement",
+                "Explain queries, INSERT, UPDATE and DELETE.",
+            ));
+        }
+        let plan = self.plan(statement, parameter_types, context)?;
+        self.explain_plan(&plan, rows)
     }
 
     /// Why the transaction could not be committed now: a deferred foreign key that
     /// nothing has satisfied yet. To be asked before RELEASE and COMMIT.
     pub fn deferred_violation(&self) -> Option<SqlError> {
-        None
+        deferred::violation(&self.connection)
     }
+}
+
+fn explain_column() -> ResultColumn {
+    ResultColumn {
+        name: "QUERY PLAN".to_owned(),
+        data_type: TypeUse { base: PgType::Text, modifier: -1 },
+        table_oid: 0,
+        column_number: 0,
+        format: 0,
+    }
+}
+
+fn set_up(connection: &Connection, context: &SharedContext) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+    // A name in double quotes is never a string.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
+    functions::register(connection, context)?;
+    guards::register(connection)
 }

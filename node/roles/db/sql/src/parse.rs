@@ -8,6 +8,7 @@ mod commands;
 mod copy;
 mod explain;
 mod kind;
+mod limits;
 mod schema;
 mod session;
 mod tokens;
@@ -88,11 +89,37 @@ fn parse_tokens(
     if let Some((kind, body)) = commands::parse(&mut cursor)? {
         return Ok(Statement::new(own_text, kind, body));
     }
-    let tokens = cursor.into_rest();
+    let mut tokens = cursor.into_rest();
+    limits::check(&tokens)?;
+    let overriding = take_overriding(&mut tokens)?;
     let writes = kind::writes(&tokens);
     let ast = parse_ast(tokens, positions)?;
     let kind = kind::classify(&ast, writes)?;
-    Ok(Statement::new(own_text, kind, Body::Statement(Box::new(ast))))
+    let body = Body::Statement(Box::new(ast));
+    Ok(match overriding {
+        true => Statement::with_overriding(own_text, kind, body),
+        false => Statement::new(own_text, kind, body),
+    })
+}
+
+/// Takes `OVERRIDING SYSTEM VALUE` out of an INSERT.
+fn take_overriding(tokens: &mut Vec<TokenWithSpan>) -> Result<bool, SqlError> {
+    let is = |index: usize, word: &str| {
+        tokens.get(index).is_some_and(|token| tokens::is_keyword(&token.token, word))
+    };
+    if !is(0, "insert") {
+        return Ok(false);
+    }
+    let place = (1..tokens.len()).find(|at| is(*at, "overriding") && is(*at + 2, "value"));
+    let Some(place) = place else { return Ok(false) };
+    if !is(place + 1, "system") {
+        return Err(SqlError::not_supported(
+            "OVERRIDING USER VALUE",
+            "Leave the identity column out of the list.",
+        ));
+    }
+    tokens.drain(place..place + 3);
+    Ok(true)
 }
 
 fn parse_ast(

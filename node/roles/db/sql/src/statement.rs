@@ -16,6 +16,8 @@ struct Parsed {
     text: Box<str>,
     kind: Kind,
     body: Body,
+    /// INSERT with OVERRIDING SYSTEM VALUE, which sqlparser does not know.
+    overriding: bool,
 }
 
 /// The part that is executed on a connection.
@@ -233,7 +235,15 @@ pub struct CopyCommand {
 
 impl Statement {
     pub(crate) fn new(text: &str, kind: Kind, body: Body) -> Self {
-        Self(Arc::new(Parsed { text: text.into(), kind, body }))
+        Self(Arc::new(Parsed { text: text.into(), kind, body, overriding: false }))
+    }
+
+    pub(crate) fn with_overriding(text: &str, kind: Kind, body: Body) -> Self {
+        Self(Arc::new(Parsed { text: text.into(), kind, body, overriding: true }))
+    }
+
+    pub(crate) fn overriding(&self) -> bool {
+        self.0.overriding
     }
 
     /// The statement alone, without the semicolon.
