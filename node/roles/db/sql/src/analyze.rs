@@ -217,8 +217,9 @@ impl<'a> Analyzer<'a> {
     }
 
     fn system_relation(&mut self, schema: &str, name: &str) -> Option<Arc<Relation>> {
-        let _ = (schema, name);
-        None
+        let found = crate::system::find(Some(schema), name)?;
+        self.reads_system = true;
+        Some(found.relation.clone())
     }
 
     /// Every parameter up to the last one must have a type by now.

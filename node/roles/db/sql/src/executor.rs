@@ -16,6 +16,7 @@ use crate::analyze::Plan;
 use crate::context::{Context, SharedContext};
 use crate::result::{Complete, Description, Formats, Parameters, ResultColumn, RowSink};
 use crate::statement::{Body, Kind, Statement};
+use crate::system::System;
 use crate::{Catalog, PgType, SqlError, SqlState, TypeUse, catalog_store, functions, schema};
 use plans::Plans;
 
@@ -28,6 +29,7 @@ pub struct Executor {
     connection: Connection,
     context: SharedContext,
     catalog: Arc<Catalog>,
+    system: System,
     plans: Plans,
     /// Where rows are written before they are given to the sink.
     buffer: Vec<u8>,
@@ -41,8 +43,11 @@ impl Executor {
     pub fn new(connection: Connection) -> Result<Self, SqlError> {
         let context = SharedContext::new(Context::new("", ""));
         set_up(&connection, &context).map_err(|error| errors::plain(&error))?;
+        let system = System::register(&connection, &context)
+            .map_err(|error| errors::plain(&error))?;
         Ok(Self {
             connection,
+            system,
             context,
             catalog: Arc::default(),
             plans: Plans::new(),
@@ -64,6 +69,7 @@ impl Executor {
         let version = catalog_store::load_version(&self.connection)?;
         if version != self.catalog.version {
             self.catalog = Arc::new(catalog_store::load_catalog(&self.connection)?);
+            self.system.set_catalog(self.catalog.clone());
         }
         Ok(self.catalog.clone())
     }

@@ -22,6 +22,7 @@ mod result;
 mod signature;
 mod schema;
 mod statement;
+mod system;
 mod values;
 
 pub use catalog::{

@@ -221,7 +221,11 @@ impl Analyzer<'_> {
         use PgType as T;
         let plain = TypeUse { base: target.base.clone(), modifier: -1 };
         // Its value depends on when and for whom the statement runs.
-        if matches!(target.base, T::Regclass | T::Regtype) {
+        if target.base == T::Regclass {
+            let oid = crate::system::relation_oid(self.catalog, text)?;
+            return Ok(Expression::typed(oid.to_string(), target.clone()));
+        }
+        if target.base == T::Regtype {
             let sql = cast_sql(&quoted_string(text), &T::Text, &target.base);
             self.reads_context = true;
             return Ok(Expression::typed(sql, target.clone()));
@@ -324,6 +328,10 @@ fn cast_sql(sql: &str, from: &PgType, to: &PgType) -> String {
             format!("CAST({sql} AS TEXT)")
         }
         (T::Array(a), T::Array(b)) if cast_sql(sql, a, b) == sql => sql.to_owned(),
+        (T::Text | T::Varchar | T::Name, T::Regclass) => format!("rung_to_regclass({sql}, 1)"),
+        (T::Text | T::Varchar | T::Name, T::Regtype) => format!("rung_to_regtype({sql}, 1)"),
+        (T::Regclass, T::Text | T::Varchar | T::Name) => format!("rung_regclass_text({sql})"),
+        (T::Regtype, T::Text | T::Varchar | T::Name) => format!("rung_regtype_text({sql})"),
         _ => format!("rung_cast({sql}, {}, {}, -1)", type_literal(from), type_literal(to)),
     }
 }

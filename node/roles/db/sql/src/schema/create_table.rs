@@ -145,7 +145,7 @@ fn new_from_query(
     query: &Query,
     column_names: &[String],
 ) -> Result<Rows, SqlError> {
-    let translated = analyze::stored_query(&change.after, change.context, query)?;
+    let translated = analyze::translate_query(query, &change.after, change.context)?;
     if column_names.len() > translated.columns.len() {
         return Err(SqlError::new(SqlState::SYNTAX_ERROR, "too many column names were specified"));
     }
@@ -172,7 +172,7 @@ fn new_from_query(
         });
     }
     table.next_column = table.columns.len() as i16 + 1;
-    let rows = Rows { table: table.name.clone(), query: translated.sql };
+    let rows = Rows { table: table.name.clone(), query: translated.text };
     change.put(table);
     Ok(rows)
 }

@@ -28,7 +28,7 @@ pub(super) enum Layout {
 }
 
 /// SQLite's type and collation for values of a type.
-pub(super) fn storage(data_type: &PgType) -> (&'static str, Option<&'static str>) {
+pub(crate) fn storage(data_type: &PgType) -> (&'static str, Option<&'static str>) {
     match data_type {
         PgType::Bool
         | PgType::Int2
@@ -244,13 +244,13 @@ pub(super) fn view(
     context: &Context,
 ) -> Result<String, SqlError> {
     let query = parse_query(relation.definition.as_deref().unwrap_or_default())?;
-    let translated = analyze::stored_query(catalog, context, &query)?;
+    let translated = analyze::translate_query(&query, catalog, context)?;
     let columns: Vec<String> = relation.columns.iter().map(|c| c.name.clone()).collect();
     Ok(format!(
         "CREATE VIEW {} ({}) AS {}",
         quote(&relation.name),
         quote_all(&columns),
-        translated.sql
+        translated.text
     ))
 }
 

@@ -7,7 +7,7 @@ use sqlparser::ast::{Expr, ObjectName, Select, SelectItem, Visit, Visitor};
 
 use super::names;
 use crate::parse::{parse_expression, parse_query};
-use crate::{Catalog, Context, PgType, Relation, RelationKind, SqlError, TypeUse, analyze};
+use crate::{Catalog, Context, PgType, Relation, SqlError, TypeUse, analyze};
 
 /// The names of columns that an expression mentions.
 pub(super) fn columns_of(expression: &Expr) -> BTreeSet<String> {
@@ -84,8 +84,7 @@ pub(super) fn expression(
     catalog: &Catalog,
     context: &Context,
 ) -> Result<String, SqlError> {
-    analyze::column_expression(catalog, context, table, expression, None)
-        .map(|translated| translated.sql)
+    analyze::translate_expression(expression, Some(table), catalog, context)
 }
 
 /// A condition over a table's columns in SQLite's language.
@@ -107,18 +106,5 @@ pub(super) fn assignment(
     catalog: &Catalog,
     context: &Context,
 ) -> Result<String, SqlError> {
-    let nothing = Relation {
-        oid: 0,
-        name: String::new(),
-        kind: RelationKind::Table,
-        columns: Vec::new(),
-        constraints: Vec::new(),
-        indexes: Vec::new(),
-        definition: None,
-        comment: None,
-        next_column: 0,
-    };
-    let table = table.unwrap_or(&nothing);
-    analyze::column_expression(catalog, context, table, expression, Some(target))
-        .map(|translated| translated.sql)
+    analyze::translate_assignment(expression, target, table, catalog, context)
 }

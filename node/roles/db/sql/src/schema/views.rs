@@ -19,7 +19,7 @@ pub(super) fn create(change: &mut Change<'_>, statement: &CreateView) -> Result<
     if replaced.is_none() {
         names::check_new(&change.after, &name)?;
     }
-    let translated = analyze::stored_query(&change.after, change.context, &statement.query)?;
+    let translated = analyze::translate_query(&statement.query, &change.after, change.context)?;
     let given: Vec<String> =
         statement.columns.iter().map(|column| names::ident(&column.name)).collect();
     if given.len() > translated.columns.len() {
