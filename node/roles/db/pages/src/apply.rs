@@ -5,7 +5,7 @@ use crate::error::PagesError;
 use crate::overlay::{MOST_IMAGES, Overlay};
 use crate::plan::{Decision, Plan};
 use crate::position::Position;
-use crate::spool::{Pending, Spool};
+use crate::spool::Pending;
 use crate::store::PageStore;
 use crate::write::write_commit;
 
@@ -115,13 +115,14 @@ impl PageStore {
             match (step.decision, &step.entry) {
                 (Decision::Keep, Entry::Pages(part)) => self
                     .spool
-                    .add(part.part == 0, step.bytes)
+                    .add(part.part, step.pending.map_or(0, |one| one.first_index), step.bytes)
                     .map_err(PagesError::io("keep a part of a commit in", &self.dir))?,
                 (Decision::Write { kept }, Entry::Pages(part)) => {
                     let overlay = match &mut overlay {
                         Some(overlay) => overlay,
-                        none => none
-                            .insert(Overlay::begin(&self.applier, &self.index, &self.images)?),
+                        none => {
+                            none.insert(Overlay::begin(&self.applier, &self.index, &self.images)?)
+                        }
                     };
                     write_commit(overlay, part, &self.spool, kept)?;
                 }
@@ -134,7 +135,7 @@ impl PageStore {
         let settled = self.in_flight.drain(..settled.count()).next_back();
         self.position = last.position;
         self.applied_index = last.index;
-        keep_pending(&mut self.spool, last.pending);
+        self.spool.set(last.pending);
         if wrote {
             let committed = self.after_write();
             return self.breaking(committed);
@@ -154,18 +155,11 @@ impl PageStore {
     }
 }
 
-fn keep_pending(spool: &mut Spool, pending: Option<Pending>) {
-    match pending {
-        Some(pending) => spool.pending = Some(pending),
-        None => spool.clear(),
-    }
-}
-
 impl Step<'_> {
     /// About how many pages it writes.
     fn pages(&self) -> usize {
         match (&self.entry, self.decision) {
-            (Entry::Pages(part), Decision::Write { kept: 0 }) => part.pages.len(),
+            (Entry::Pages(part), Decision::Write { kept: None }) => part.pages.len(),
             (Entry::Pages(part), Decision::Write { .. }) => {
                 part.parts as usize * crate::MAX_PART_PAGES
             }

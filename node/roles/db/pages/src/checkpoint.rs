@@ -1,11 +1,13 @@
 //! Making the settled state durable, and emptying the `-wal`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::PagesError;
 use crate::marker::Marker;
 use crate::open::{sync_main, write_marker};
-use crate::store::{PageStore, backfill, empty_wal};
+use crate::snapshot_handle::SnapshotHandle;
+use crate::store::{PageStore, backfill, begin_wal, empty_wal};
 use crate::wal_file::WalIndex;
 
 /// A blocked checkpoint is tried again after this long.
@@ -30,8 +32,8 @@ pub enum Checkpoint {
 }
 
 impl PageStore {
-    /// Makes a checkpoint if the `-wal` has grown to its size. Nothing may commit on
-    /// the writer's connection meanwhile; readers go on.
+    /// Makes a checkpoint if the `-wal` has grown to its size. The writer must not
+    /// begin or commit a transaction meanwhile; readers go on.
     ///
     /// # Errors
     /// The disk failed: this copy cannot go on until it is opened again. With
@@ -76,10 +78,11 @@ impl PageStore {
         // the main file may be torn.
         let marker = Marker {
             file: self.files.number,
-            log_index: self.durable_candidate(),
+            log_index: self.applied_index,
             position: self.position,
             frames: self.index.frames,
             salts: self.index.salts,
+            parts: self.spool.pending.map(|pending| (pending, self.spool.bytes)),
         };
         if marker != self.marker {
             self.sync_wal()?;
@@ -89,37 +92,76 @@ impl PageStore {
         // newest commit, so readers begin there without one.
         let snapshot = self.gate.state().snapshot.clone();
         self.set_gate(None);
-        let emptied = self.empty();
-        let snapshot = match emptied {
-            Ok(true) => self.take_snapshot().map(Some),
-            _ => Ok(snapshot),
+        self.unpin()?;
+        let emptied = match self.empty() {
+            Ok(true) => self.begin_wal().map(|()| true),
+            Ok(false) => self.pin(snapshot).map(|()| false),
+            Err(error) => self.pin(snapshot).and(Err(error)),
         };
-        self.set_gate(snapshot?);
         let readers = self.gate.readers();
         Ok(if emptied? { Checkpoint::Done } else { Checkpoint::Blocked { readers } })
     }
 
+    /// Lets readers begin at the snapshot again, and keeps SQLite from beginning the
+    /// `-wal` anew once it has all been copied, which would end the snapshot.
+    fn pin(&mut self, snapshot: Option<Arc<SnapshotHandle>>) -> Result<(), PagesError> {
+        if let Some(snapshot) = &snapshot {
+            let begun = self.pin.execute_batch("BEGIN").and_then(|()| snapshot.open(&self.pin));
+            if let Err(error) = begun {
+                self.gate.close();
+                return Err(PagesError::Broken(format!("a snapshot was lost: {error}")));
+            }
+        }
+        self.set_gate(snapshot);
+        Ok(())
+    }
+
+    fn unpin(&self) -> Result<(), PagesError> {
+        if self.pin.is_autocommit() {
+            return Ok(());
+        }
+        let failed = PagesError::sqlite("end a reading", &self.files.main);
+        self.pin.execute_batch("ROLLBACK").map_err(failed)
+    }
+
+    /// Begins the emptied `-wal`, since snapshots need a commit in it.
+    fn begin_wal(&mut self) -> Result<(), PagesError> {
+        let begun = begin_wal(&self.applier, &self.files.main)
+            .and_then(|()| self.absorb())
+            .and_then(|_| self.take_snapshot());
+        match begun {
+            Ok(snapshot) => {
+                self.set_gate(Some(snapshot));
+                Ok(())
+            }
+            Err(error) => {
+                // The next commit would be seen by everybody.
+                self.gate.close();
+                Err(PagesError::Broken(error.to_string()))
+            }
+        }
+    }
+
     /// Moves everything into the main file; false if readers did not let it.
     fn empty(&mut self) -> Result<bool, PagesError> {
-        let (observer, files, patience) = (&self.observer, &self.files, self.options.reader_patience);
+        if Arc::strong_count(&self.images) > 1 {
+            // Somebody still makes entries of what is in the -wal.
+            return Ok(false);
+        }
+        let (observer, files, patience) =
+            (&self.observer, &self.files, self.options.reader_patience);
         let filled = self.gate.wait_until(patience, || backfill(observer, &files.main))?;
-        if !filled || std::sync::Arc::strong_count(&self.images) > 1 {
+        if !filled {
             return Ok(false);
         }
         sync_main(&self.files, &self.options)?;
         self.set_marker(Marker { frames: 0, salts: [0; 8], ..self.marker })?;
-        let emptied = self.gate.wait_until(patience, || empty_wal(observer_of(self), &self.files.main))?;
+        let (observer, files) = (&self.observer, &self.files);
+        let emptied = self.gate.wait_until(patience, || empty_wal(observer, &files.main))?;
         if emptied {
             self.index = WalIndex::empty(self.index.size);
         }
         Ok(emptied)
-    }
-
-    /// The last log index that need not be given again. The parts of a commit are
-    /// not durable, so from the first one on they must be.
-    pub(crate) fn durable_candidate(&self) -> u64 {
-        let first_kept = self.spool.pending.map(|pending| pending.first_index - 1);
-        first_kept.unwrap_or(self.applied_index)
     }
 
     fn sync_wal(&self) -> Result<(), PagesError> {
@@ -129,16 +171,19 @@ impl PageStore {
         let disk = &self.options.disk;
         let failed = PagesError::io("make durable", &self.files.wal);
         disk.sync(&self.files.wal, &self.images.wal).map_err(&failed)?;
+        self.spool.sync().map_err(&failed)?;
         disk.sync_dir(&self.dir).map_err(failed)
     }
 
-    fn set_marker(&mut self, marker: Marker) -> Result<(), PagesError> {
+    pub(crate) fn set_marker(&mut self, marker: Marker) -> Result<(), PagesError> {
         write_marker(&self.dir, &marker, &self.options)?;
         self.marker = marker;
+        let named = marker.parts.map(|(pending, _)| pending.first_index);
+        let before = std::mem::replace(&mut self.spool.marked, named);
+        if let Some(before) = before.filter(|before| Some(*before) != named) {
+            // What could not be removed is removed by the next start.
+            let _ = self.options.disk.remove(&self.spool.path(before));
+        }
         Ok(())
     }
-}
-
-fn observer_of(store: &PageStore) -> &rusqlite::Connection {
-    &store.observer
 }

@@ -4,7 +4,7 @@
 //! here, so that a simulated power failure covers it as it covers SQLite.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 #[cfg(feature = "simulation")]
 use std::sync::Arc;
@@ -59,12 +59,14 @@ impl Disk {
     }
 
     /// Replaces a small file, so that after a power failure it is the old or the
-    /// new one; the new one once this returns.
-    pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    /// new one; if it shall be durable, the new one once this returns.
+    pub(crate) fn replace(&self, path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
         let new = path.with_extension("new");
         let mut file = self.create(&new)?;
         file.write_all(bytes)?;
-        file.sync()?;
+        if durable {
+            file.sync()?;
+        }
         #[cfg(feature = "simulation")]
         if let Some(power) = &self.power {
             power.rename(&new, path)?;
@@ -82,6 +84,20 @@ impl Disk {
             file: File::create(path)?,
             #[cfg(feature = "simulation")]
             at: 0,
+            #[cfg(feature = "simulation")]
+            simulated: self.power.clone().map(|power| (power, path.to_path_buf())),
+        })
+    }
+
+    /// Opens a file to add to its first `bytes` bytes.
+    pub(crate) fn resume(&self, path: &Path, bytes: u64) -> io::Result<NewFile> {
+        self.cut(path, bytes)?;
+        let mut file = File::options().write(true).open(path)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(NewFile {
+            file,
+            #[cfg(feature = "simulation")]
+            at: bytes,
             #[cfg(feature = "simulation")]
             simulated: self.power.clone().map(|power| (power, path.to_path_buf())),
         })

@@ -15,11 +15,15 @@ pub enum PagesError {
     WriterBusy,
     /// The connection was opened before an undo, a foreign entry or a restore.
     /// What it caches may be of another history: open a new one.
-    #[error("this connection was opened before the database was set back or replaced; open a new one")]
+    #[error(
+        "this connection was opened before the database was set back or replaced; open a new one"
+    )]
     Stale,
     /// The commit cannot become an entry: undo it. The last entry is of another
     /// epoch, so somebody else may be the primary.
-    #[error("the last entry {tip} is not of epoch {epoch}; undo, and wait for a barrier of the epoch")]
+    #[error(
+        "the last entry {tip} is not of epoch {epoch}; undo, and wait for a barrier of the epoch"
+    )]
     NotPrimary {
         /// The last entry, of another epoch.
         tip: Position,
@@ -102,7 +106,10 @@ pub enum PagesError {
 
 impl PagesError {
     /// Wraps an error of SQLite, telling a busy writer and a full disk apart.
-    pub(crate) fn sqlite(what: &'static str, dir: &std::path::Path) -> impl Fn(rusqlite::Error) -> PagesError + use<> {
+    pub(crate) fn sqlite(
+        what: &'static str,
+        dir: &std::path::Path,
+    ) -> impl Fn(rusqlite::Error) -> PagesError + use<> {
         let dir = dir.to_path_buf();
         move |source| match source.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy) => PagesError::WriterBusy,
@@ -111,7 +118,10 @@ impl PagesError {
         }
     }
 
-    pub(crate) fn io(what: &'static str, path: &std::path::Path) -> impl Fn(io::Error) -> PagesError + use<> {
+    pub(crate) fn io(
+        what: &'static str,
+        path: &std::path::Path,
+    ) -> impl Fn(io::Error) -> PagesError + use<> {
         let path = path.to_path_buf();
         move |source| match source.kind() {
             io::ErrorKind::StorageFull => PagesError::DiskFull(path.clone()),

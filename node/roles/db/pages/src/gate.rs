@@ -56,6 +56,8 @@ pub(crate) struct State {
     /// `None` while the newest commit is the settled one and nobody commits:
     /// during a checkpoint, which snapshots cannot be opened beside.
     pub snapshot: Option<Arc<SnapshotHandle>>,
+    /// Nobody may begin any more.
+    pub closed: bool,
 }
 
 impl Gate {
@@ -102,6 +104,9 @@ impl Gate {
             if state.file != ticket.0 {
                 return Err(PagesError::Stale);
             }
+            if state.closed {
+                return Err(PagesError::Broken("see the error of its checkpoint".to_owned()));
+            }
             match begin_at(connection, state.snapshot.as_deref()) {
                 Ok(()) => {
                     self.0.readers.fetch_add(1, Ordering::SeqCst);
@@ -109,7 +114,9 @@ impl Gate {
                     return Ok(Reading { gate: self.0.clone(), position: state.position });
                 }
                 Err(error) if tried < TRIES && passed(&error) => tried += 1,
-                Err(error) => return Err(PagesError::sqlite("begin a reading", &state.main)(error)),
+                Err(error) => {
+                    return Err(PagesError::sqlite("begin a reading", &state.main)(error));
+                }
             }
             std::thread::yield_now();
         }
@@ -127,6 +134,11 @@ impl Gate {
 
     pub(crate) fn state(&self) -> Arc<State> {
         self.0.state.load_full()
+    }
+
+    pub(crate) fn close(&self) {
+        let state = self.0.state.load_full();
+        self.set(State { closed: true, ..(*state).clone() });
     }
 
     /// Readings that begin from now on begin at this state.

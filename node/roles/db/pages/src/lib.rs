@@ -31,9 +31,12 @@ mod plan;
 mod position;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+
+mod snapshot;
 mod snapshot_handle;
 mod spool;
 mod store;
+mod stream;
 mod undo;
 mod wal_file;
 mod write;
@@ -48,4 +51,7 @@ pub use gate::{Gate, Reader, ReaderTicket, Reading};
 pub use marker::{Marker, MarkerError};
 pub use page::PAGE_BYTES;
 pub use position::Position;
+pub use snapshot::Snapshot;
+pub use spool::Pending;
 pub use store::{Faults, Load, Options, PageStore, Writer, WriterTicket};
+pub use stream::{SnapshotHeader, check_snapshot};

@@ -1,11 +1,12 @@
 //! The durable marker: which state the files hold, whatever a power failure left.
 
 use crate::position::{POSITION_BYTES, Position};
-use crate::wal_file::Salts;
+use crate::spool::Pending;
 
 const MAGIC: &[u8; 8] = b"rungpage";
 const VERSION: u32 = 1;
-const BYTES: usize = 8 + 4 + 8 + 8 + POSITION_BYTES + 4 + 8 + 4;
+const BYTES: usize = 8 + 4 + 8 + 8 + POSITION_BYTES + 4 + 8 + PARTS_BYTES + 4;
+const PARTS_BYTES: usize = 4 + POSITION_BYTES + 8 + 8;
 
 /// Which state the files hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +21,10 @@ pub struct Marker {
     /// it. With frames the main file may be in the middle of a checkpoint.
     pub frames: u32,
     /// Of the filling that the frames are in.
-    pub salts: Salts,
+    pub salts: [u8; 8],
+    /// Parts that are kept of a commit whose last part has not come, and the bytes
+    /// of their file.
+    pub parts: Option<(Pending, u64)>,
 }
 
 /// Why bytes are not a marker.
@@ -45,6 +49,12 @@ impl Marker {
         self.position.encode(&mut out);
         out.extend_from_slice(&self.frames.to_le_bytes());
         out.extend_from_slice(&self.salts);
+        let none = Pending { target: Position::default(), parts: 0, first_index: 0 };
+        let (pending, bytes) = self.parts.unwrap_or((none, 0));
+        out.extend_from_slice(&pending.parts.to_le_bytes());
+        pending.target.encode(&mut out);
+        out.extend_from_slice(&pending.first_index.to_le_bytes());
+        out.extend_from_slice(&bytes.to_le_bytes());
         out.extend_from_slice(&crc32fast::hash(&out).to_le_bytes());
         out
     }
@@ -63,7 +73,15 @@ impl Marker {
         if version != VERSION {
             return Err(MarkerError::Version(version));
         }
+        const PARTS: usize = 40 + POSITION_BYTES;
+        let pending = Pending {
+            parts: u32::from_le_bytes(part(body, PARTS)),
+            target: Position::decode(&part(body, PARTS + 4)),
+            first_index: u64::from_le_bytes(part(body, PARTS + 4 + POSITION_BYTES)),
+        };
+        let bytes = u64::from_le_bytes(part(body, PARTS + 12 + POSITION_BYTES));
         Ok(Marker {
+            parts: (pending.parts > 0).then_some((pending, bytes)),
             file: u64::from_le_bytes(part(body, 12)),
             log_index: u64::from_le_bytes(part(body, 20)),
             position: Position::decode(&part(body, 28)),

@@ -15,7 +15,6 @@ use crate::store::{Connections, Files, Options, PageStore, WriterTicket, backfil
 use crate::wal_file;
 
 pub(crate) const MARKER: &str = "marker";
-const SPOOL: &str = "parts";
 
 impl PageStore {
     /// Opens the copy in a directory, or makes an empty one. Nobody else may have
@@ -32,7 +31,13 @@ impl PageStore {
             None => make_empty(dir, &options)?,
         };
         let files = Files::new(dir, marker.file);
-        remove_others(dir, &files, &options)?;
+        let mut spool = Spool::new(dir.to_path_buf(), marker.file, disk.clone());
+        let parts = marker.parts.map(|(pending, _)| spool.path(pending.first_index));
+        remove_others(dir, &files, parts.as_deref(), &options)?;
+        if let Some((pending, bytes)) = marker.parts {
+            let what = "read the kept parts of a commit in";
+            spool.resume(pending, bytes).map_err(PagesError::io(what, dir))?;
+        }
         cut_wal(&files, &marker, &options)?;
         let connections = Connections::open(&files, disk)?;
         let marker = complete(dir, &files, &connections, marker, &options)?;
@@ -42,6 +47,7 @@ impl PageStore {
             file: files.number,
             position: marker.position,
             snapshot: Some(open.snapshot),
+            closed: false,
         };
         Ok(PageStore {
             dir: dir.to_path_buf(),
@@ -51,10 +57,11 @@ impl PageStore {
             index: open.index,
             applier: open.applier,
             observer: open.observer,
+            pin: open.pin,
             position: marker.position,
             applied_index: marker.log_index,
             in_flight: VecDeque::new(),
-            spool: Spool::new(dir.join(SPOOL)),
+            spool,
             writer: WriterTicket(0),
             marker,
             retry: None,
@@ -78,7 +85,7 @@ fn read_marker(dir: &Path, options: &Options) -> Result<Option<Marker>, PagesErr
 fn make_empty(dir: &Path, options: &Options) -> Result<Marker, PagesError> {
     let files = Files::new(dir, 1);
     let disk = &options.disk;
-    remove_others(dir, &Files::new(dir, 0), options)?;
+    remove_others(dir, &Files::new(dir, 0), None, options)?;
     connection::create(&files.main, disk.vfs())
         .map_err(PagesError::sqlite("create a database", &files.main))?;
     let failed = PagesError::io("make durable", &files.main);
@@ -91,6 +98,7 @@ fn make_empty(dir: &Path, options: &Options) -> Result<Marker, PagesError> {
         position: Position::default(),
         frames: 0,
         salts: [0; 8],
+        parts: None,
     };
     write_marker(dir, &marker, options)?;
     Ok(marker)
@@ -102,21 +110,29 @@ pub(crate) fn write_marker(
     options: &Options,
 ) -> Result<(), PagesError> {
     let path = dir.join(MARKER);
-    options.disk.replace(&path, &marker.encode()).map_err(PagesError::io("write", &path))
+    #[cfg(feature = "simulation")]
+    let durable = !options.faults.skip_marker_sync;
+    #[cfg(not(feature = "simulation"))]
+    let durable = true;
+    let replaced = options.disk.replace(&path, &marker.encode(), durable);
+    replaced.map_err(PagesError::io("write", &path))
 }
 
 /// Removes every database file but these, and what is never kept.
 pub(crate) fn remove_others(
     dir: &Path,
     files: &Files,
+    parts: Option<&Path>,
     options: &Options,
 ) -> Result<(), PagesError> {
     let failed = |path: &Path| PagesError::io("remove old files of", path);
     for found in fs::read_dir(dir).map_err(failed(dir))? {
         let path = found.map_err(failed(dir))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let ours = name.starts_with("pages-") || name.ends_with(".new");
-        if ours && path != files.main && path != files.wal {
+        let ours = ["pages-", "parts-"].iter().any(|prefix| name.starts_with(prefix))
+            || name.ends_with(".new");
+        let kept = path == files.main || path == files.wal || Some(&*path) == parts;
+        if ours && !kept {
             options.disk.remove(&path).map_err(failed(&path))?;
         }
     }

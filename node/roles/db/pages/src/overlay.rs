@@ -80,7 +80,8 @@ impl<'a> Overlay<'a> {
     fn write(&mut self) -> Result<(), PagesError> {
         let waiting = std::mem::take(&mut self.waiting);
         let failed = failed();
-        let sql = format!("INSERT INTO sqlite_dbpage(pgno, data, schema) VALUES (?, ?, '{ATTACHED}')");
+        let sql =
+            format!("INSERT INTO sqlite_dbpage(pgno, data, schema) VALUES (?, ?, '{ATTACHED}')");
         let mut insert = self.applier.prepare_cached(&sql).map_err(&failed)?;
         for (page, image) in waiting.range(..=self.size) {
             insert.execute((page, &image[..])).map_err(&failed)?;
@@ -94,12 +95,13 @@ impl<'a> Overlay<'a> {
         self.write()?;
         let failed = failed();
         if self.size < self.index.size {
-            let sql = format!("INSERT INTO sqlite_dbpage(pgno, data, schema) VALUES (?, NULL, '{ATTACHED}')");
+            let sql = format!(
+                "INSERT INTO sqlite_dbpage(pgno, data, schema) VALUES (?, NULL, '{ATTACHED}')"
+            );
             self.applier.execute(&sql, [i64::from(self.size) + 1]).map_err(&failed)?;
         }
         self.applier.execute_batch("COMMIT").map_err(&failed)
     }
-
 }
 
 impl Drop for Overlay<'_> {

@@ -18,8 +18,8 @@ pub(crate) enum Decision {
     Settle,
     /// Its pages are to be written, and those of the parts that were kept before.
     Write {
-        /// How many were kept.
-        kept: u32,
+        /// Those parts.
+        kept: Option<Pending>,
     },
     /// It starts an epoch.
     Barrier,
@@ -91,7 +91,7 @@ impl Plan {
             return (Decision::Settle, false);
         }
         let undo = self.take_over(part.position);
-        (Decision::Write { kept: part.part }, undo)
+        (Decision::Write { kept: pending.filter(|_| part.part > 0) }, undo)
     }
 
     /// Something else takes the place of what is in flight, which has now lost its

@@ -4,59 +4,104 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::disk::{Disk, NewFile};
 use crate::entry::MAX_PART_BYTES;
 use crate::position::Position;
 
-/// The parts so far of one commit. The file needs no sync: after a crash the log
-/// gives the parts again.
+/// The parts so far of one commit. They become durable only with a checkpoint:
+/// until then the log gives them again after a crash.
 pub(crate) struct Spool {
-    path: PathBuf,
-    file: Option<File>,
+    dir: PathBuf,
+    /// Of the main file that the parts are for.
+    number: u64,
+    disk: Disk,
+    file: Option<NewFile>,
     pub pending: Option<Pending>,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The file that the durable marker names must stay: its `first_index`.
+    pub marked: Option<u64>,
 }
 
 /// Which parts there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Pending {
+pub struct Pending {
     /// The position after the commit.
     pub target: Position,
     /// Parts so far.
     pub parts: u32,
-    /// Of the first one.
+    /// The log index of the first one; it names the file.
     pub first_index: u64,
 }
 
 impl Spool {
-    pub fn new(path: PathBuf) -> Spool {
-        Spool { path, file: None, pending: None }
+    pub fn new(dir: PathBuf, number: u64, disk: Disk) -> Spool {
+        Spool { dir, number, disk, file: None, pending: None, bytes: 0, marked: None }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Takes up the parts that a marker names.
+    pub fn resume(&mut self, pending: Pending, bytes: u64) -> io::Result<()> {
+        let path = self.path(pending.first_index);
+        if std::fs::metadata(&path)?.len() < bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file = Some(self.disk.resume(&path, bytes)?);
+        (self.pending, self.bytes) = (Some(pending), bytes);
+        self.marked = Some(pending.first_index);
+        Ok(())
     }
 
-    /// Forgets the parts.
-    pub fn clear(&mut self) {
-        if self.pending.take().is_some() || self.file.is_some() {
-            self.file = None;
-            // What could not be removed is overwritten by the next commit.
-            let _ = std::fs::remove_file(&self.path);
+    pub fn path(&self, first_index: u64) -> PathBuf {
+        self.dir.join(format!("parts-{}-{first_index}", self.number))
+    }
+
+    /// The directory of the files, for messages.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Says what has been decided about which parts are kept.
+    pub fn set(&mut self, pending: Option<Pending>) {
+        let replaced =
+            self.pending.filter(|old| pending.is_none_or(|new| new.first_index != old.first_index));
+        if let Some(old) = replaced.filter(|old| self.marked != Some(old.first_index)) {
+            // What could not be removed is removed by the next start.
+            let _ = self.disk.remove(&self.path(old.first_index));
+        }
+        self.pending = pending;
+        if pending.is_none() {
+            (self.file, self.bytes) = (None, 0);
         }
     }
 
-    /// Adds a part; the first one replaces what there was.
-    pub fn add(&mut self, first: bool, bytes: &[u8]) -> io::Result<()> {
-        if first {
-            self.file = Some(File::options().create(true).truncate(true).write(true).open(&self.path)?);
+    /// Adds a part to the file named by the index of the first one; the first one
+    /// begins the file anew.
+    pub fn add(&mut self, part: u32, first_index: u64, bytes: &[u8]) -> io::Result<()> {
+        if part == 0 {
+            self.file = Some(self.disk.create(&self.path(first_index))?);
+            self.bytes = 0;
         }
         let file = self.file.as_mut().ok_or(io::ErrorKind::NotFound)?;
-        file.write_all(&(bytes.len() as u32).to_le_bytes())?;
-        file.write_all(bytes)
+        let mut record = Vec::with_capacity(bytes.len() + 4);
+        record.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        record.extend_from_slice(bytes);
+        file.write_all(&record)?;
+        self.bytes += record.len() as u64;
+        Ok(())
+    }
+
+    /// Makes the parts durable.
+    pub fn sync(&self) -> io::Result<()> {
+        match (&self.file, self.pending) {
+            (Some(file), Some(_)) => file.sync(),
+            _ => Ok(()),
+        }
     }
 
     /// Reads so many parts in order.
-    pub fn read(&self, parts: u32) -> io::Result<SpoolReader> {
-        Ok(SpoolReader { file: BufReader::new(File::open(&self.path)?), left: parts })
+    pub fn read(&self, first_index: u64, parts: u32) -> io::Result<SpoolReader> {
+        let file = File::open(self.path(first_index))?;
+        Ok(SpoolReader { file: BufReader::new(file), left: parts })
     }
 }
 

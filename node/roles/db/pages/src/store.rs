@@ -117,6 +117,8 @@ pub struct PageStore {
     pub(crate) applier: Connection,
     /// Takes snapshots and looks at the `-wal`.
     pub(crate) observer: Connection,
+    /// Holds the `-wal` while a checkpoint is blocked.
+    pub(crate) pin: Connection,
     pub(crate) gate: Gate,
     pub(crate) position: Position,
     pub(crate) applied_index: u64,
@@ -152,6 +154,7 @@ pub(crate) struct Open {
     pub index: WalIndex,
     pub applier: Connection,
     pub observer: Connection,
+    pub pin: Connection,
     pub snapshot: Arc<SnapshotHandle>,
 }
 
@@ -265,6 +268,7 @@ impl PageStore {
             file: self.files.number,
             position: self.position,
             snapshot,
+            closed: false,
         });
     }
 }
@@ -291,6 +295,7 @@ pub(crate) fn take_snapshot(observer: &Connection) -> rusqlite::Result<SnapshotH
 pub(crate) struct Connections {
     pub applier: Connection,
     pub observer: Connection,
+    pub pin: Connection,
 }
 
 impl Connections {
@@ -300,33 +305,41 @@ impl Connections {
             .map_err(failed("open the database"))?;
         let applier = connection::connect_applier(&files.main, disk.vfs())
             .map_err(failed("open the database for applying"))?;
-        Ok(Connections { applier, observer })
+        let pin = connection::connect(&files.main, disk.vfs(), Purpose::Read)
+            .map_err(failed("open the database for reading"))?;
+        Ok(Connections { applier, observer, pin })
     }
 
     /// Takes over a database whose `-wal` is empty, and begins a new one.
     pub fn start(self, files: &Files) -> Result<Open, PagesError> {
-        let Connections { applier, observer } = self;
+        let Connections { applier, observer, pin } = self;
         let failed = |what| PagesError::sqlite(what, &files.main);
         let size: u32 = observer
             .query_row("PRAGMA main.page_count", [], |row| row.get(0))
             .map_err(failed("count the pages"))?;
-        // Snapshots need a commit in the -wal: page 1 is written as it is.
-        applier
-            .execute_batch(&format!(
-                "BEGIN IMMEDIATE; \
-                 INSERT INTO sqlite_dbpage(pgno, data, schema) \
-                 SELECT 1, data, '{ATTACHED}' FROM sqlite_dbpage('{ATTACHED}') WHERE pgno = 1; \
-                 COMMIT"
-            ))
-            .map_err(failed("begin a new -wal"))?;
+        begin_wal(&applier, &files.main)?;
         let handle = |path: &Path| File::open(path).map_err(PagesError::io("open", path));
         let images = Arc::new(Images { main: handle(&files.main)?, wal: handle(&files.wal)? });
         let mut index = WalIndex::empty(size);
         let frames = wal_frames(&observer, &files.main)?;
         index.absorb(&images.wal, frames).map_err(PagesError::io("read frames of", &files.wal))?;
         let snapshot = Arc::new(take_snapshot(&observer).map_err(failed("take a snapshot"))?);
-        Ok(Open { images, index, applier, observer, snapshot })
+        Ok(Open { images, index, applier, observer, pin, snapshot })
     }
+}
+
+/// Begins an empty `-wal` with page 1 as it is: snapshots need a commit in it.
+pub(crate) fn begin_wal(applier: &Connection, main: &Path) -> Result<(), PagesError> {
+    let begun = applier.execute_batch(&format!(
+        "BEGIN IMMEDIATE; \
+         INSERT INTO sqlite_dbpage(pgno, data, schema) \
+         SELECT 1, data, '{ATTACHED}' FROM sqlite_dbpage('{ATTACHED}') WHERE pgno = 1; \
+         COMMIT"
+    ));
+    if begun.is_err() && !applier.is_autocommit() {
+        applier.execute_batch("ROLLBACK").map_err(PagesError::sqlite("roll back", main))?;
+    }
+    begun.map_err(PagesError::sqlite("begin a new -wal", main))
 }
 
 /// Copies the `-wal` into the main file as far as readers allow; whether that was
@@ -341,9 +354,8 @@ pub(crate) fn backfill(observer: &Connection, main: &Path) -> Result<bool, Pages
 
 /// Empties the `-wal`, all of which is in the main file; whether readers let it.
 pub(crate) fn empty_wal(observer: &Connection, main: &Path) -> Result<bool, PagesError> {
-    let busy = observer.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| {
-        row.get::<_, i64>(0)
-    });
+    let busy =
+        observer.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
     match busy {
         Ok(busy) => Ok(busy == 0),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),

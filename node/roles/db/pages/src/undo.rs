@@ -42,10 +42,7 @@ impl PageStore {
 }
 
 /// Puts every page back that commits have changed or cut off.
-fn put_back(
-    overlay: &mut Overlay<'_>,
-    commits: &VecDeque<InFlight>,
-) -> Result<(), PagesError> {
+fn put_back(overlay: &mut Overlay<'_>, commits: &VecDeque<InFlight>) -> Result<(), PagesError> {
     let Some(first) = commits.front() else { return Ok(()) };
     let size = first.change.size_before;
     let mut places: BTreeMap<u32, Place> = BTreeMap::new();

@@ -113,11 +113,6 @@ impl Images {
             Place::Main => read_or_zero(&self.main, page_offset(page), image),
         }
     }
-
-    /// Handles on the same files.
-    pub fn try_clone(&self) -> io::Result<Images> {
-        Ok(Images { main: self.main.try_clone()?, wal: self.wal.try_clone()? })
-    }
 }
 
 fn read_or_zero(file: &File, offset: u64, mut image: &mut [u8]) -> io::Result<()> {

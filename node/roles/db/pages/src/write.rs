@@ -5,14 +5,14 @@ use crate::entry::{self, Entry, Part};
 use crate::error::PagesError;
 use crate::overlay::Overlay;
 use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE};
-use crate::spool::Spool;
+use crate::spool::{Pending, Spool};
 
 /// Writes a commit: the parts that were kept, then the last one.
 pub(crate) fn write_commit(
     overlay: &mut Overlay<'_>,
     last: &Part<'_>,
     spool: &Spool,
-    kept: u32,
+    kept: Option<Pending>,
 ) -> Result<(), PagesError> {
     let mut writing = Writing {
         old_size: overlay.size,
@@ -21,9 +21,9 @@ pub(crate) fn write_commit(
         newest_page: 0,
     };
     overlay.size = last.size;
-    if kept > 0 {
-        let failed = PagesError::io("read kept parts of a commit of", spool.path());
-        let mut parts = spool.read(kept).map_err(&failed)?;
+    if let Some(kept) = kept {
+        let failed = PagesError::io("read kept parts of a commit in", spool.dir());
+        let mut parts = spool.read(kept.first_index, kept.parts).map_err(&failed)?;
         while let Some(bytes) = parts.next().map_err(&failed)? {
             match Entry::decode(&bytes) {
                 Ok(Entry::Pages(part)) => writing.write(overlay, &part, last)?,

@@ -1,0 +1,6 @@
+//! Copies of a database, driven as a replicated log would drive them.
+
+mod crashes;
+mod examples;
+mod group;
+mod workload;
