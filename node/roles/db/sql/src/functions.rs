@@ -4,13 +4,20 @@
 //! names `rung_...`, which are registered on every connection and take values in their
 //! stored forms. Errors travel through SQLite as texts, see [`failure`].
 
+mod aggregates;
 mod call;
 mod casts;
+mod datetime;
 mod failure;
+mod format;
 mod integers;
+mod intervals;
 mod math;
 mod numeric_math;
 mod numerics;
+mod patterns;
+mod session;
+mod text;
 
 use rusqlite::Connection;
 
@@ -24,8 +31,20 @@ pub(crate) const TABLES: &[(FunctionKind, Lines)] = &[
     (FunctionKind::Operator, integers::OPERATORS),
     (FunctionKind::Operator, numerics::OPERATORS),
     (FunctionKind::Operator, math::OPERATORS),
+    (FunctionKind::Operator, text::OPERATORS),
+    (FunctionKind::Operator, patterns::OPERATORS),
+    (FunctionKind::Operator, datetime::OPERATORS),
+    (FunctionKind::Scalar, text::FUNCTIONS),
+    (FunctionKind::Scalar, patterns::FUNCTIONS),
+    (FunctionKind::Scalar, datetime::FUNCTIONS),
+    (FunctionKind::Scalar, session::FUNCTIONS),
     (FunctionKind::Scalar, numerics::FUNCTIONS),
     (FunctionKind::Scalar, math::FUNCTIONS),
+    (FunctionKind::Scalar, crate::system::FUNCTIONS),
+    (FunctionKind::Aggregate, aggregates::NATIVE),
+    (FunctionKind::Aggregate, aggregates::SUMS),
+    (FunctionKind::Aggregate, aggregates::MOMENTS),
+    (FunctionKind::Aggregate, aggregates::COLLECT),
 ];
 
 /// Makes functions and collations known to a connection. They read `context` while a
@@ -35,8 +54,18 @@ pub(crate) const TABLES: &[(FunctionKind, Lines)] = &[
 /// What SQLite gives, such as for a lack of memory.
 pub(crate) fn register(connection: &Connection, context: &SharedContext) -> rusqlite::Result<()> {
     crate::collations::register(connection)?;
-    let tables: &[&[call::Function]] =
-        &[casts::CALLS, integers::CALLS, numerics::CALLS, math::CALLS];
+    aggregates::register(connection)?;
+    let tables: &[&[call::Function]] = &[
+        casts::CALLS,
+        integers::CALLS,
+        numerics::CALLS,
+        math::CALLS,
+        text::CALLS,
+        format::CALLS,
+        patterns::CALLS,
+        datetime::CALLS,
+        session::CALLS,
+    ];
     for function in tables.iter().copied().flatten() {
         call::register(connection, context, function)?;
     }
