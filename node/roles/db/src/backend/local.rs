@@ -1,0 +1,319 @@
+//! Operations on this node's copy of a shard.
+
+use std::sync::Arc;
+
+use rung_shard::{CopyState, ReadLevel, ReadTransaction, Shard, ShardError, Token, Verdict};
+use rung_shard::{Turn, WriteTransaction};
+use rung_sql::{Executor, SqlError, SqlState};
+
+use super::{Answer, Bounds, Call, Failure, Level, Open, Operation};
+use crate::rows::{Rows, Spool};
+
+/// The transaction that a session has open.
+enum Transaction {
+    None,
+    Snapshot(ReadTransaction),
+    Writer(WriteTransaction),
+}
+
+/// A session's hands on the copy of this node.
+pub(crate) struct LocalSession {
+    shard: Shard,
+    spool: Arc<Spool>,
+    transaction: Transaction,
+}
+
+/// What one execution gives: an error of the statement is a result too.
+type Executed = Result<Answer, SqlError>;
+
+impl LocalSession {
+    pub fn new(shard: Shard, spool: Arc<Spool>) -> Self {
+        Self { shard, spool, transaction: Transaction::None }
+    }
+
+    pub fn is_primary(shard: &Shard) -> bool {
+        matches!(*shard.state().borrow(), CopyState::Primary { .. })
+    }
+
+    pub fn has_transaction(&self) -> bool {
+        !matches!(self.transaction, Transaction::None)
+    }
+
+    /// Does it here.
+    pub async fn perform(
+        &mut self,
+        operation: Operation,
+        bounds: &Bounds,
+    ) -> Result<Answer, Failure> {
+        match operation {
+            Operation::Describe { call, level } => {
+                let level = self.level(level)?;
+                self.describe(call, level, bounds).await
+            }
+            Operation::Read { call, level } => {
+                let level = self.level(level)?;
+                self.read(call, level, bounds).await
+            }
+            Operation::Write(call) => self.write(call, bounds).await,
+            Operation::Alone(call) => self.alone(call, bounds).await,
+            Operation::Run { call, open } => {
+                self.open(open, bounds).await?;
+                self.run(call, bounds).await
+            }
+            Operation::Savepoint(number) => {
+                self.control(format!("SAVEPOINT rung_client_{number}"), bounds).await
+            }
+            Operation::Release(number) => {
+                self.control(format!("RELEASE rung_client_{number}"), bounds).await
+            }
+            Operation::RollbackTo(number) => {
+                self.control(format!("ROLLBACK TO rung_client_{number}"), bounds).await
+            }
+            Operation::Commit => self.commit(bounds).await,
+            Operation::Rollback => {
+                self.rollback().await;
+                Ok(Answer::empty(&self.spool))
+            }
+            Operation::CopyIn { .. } | Operation::CopyData(_) | Operation::CopyDone => {
+                Err(Failure::sql(SqlState::NOT_SUPPORTED, "COPY FROM"))
+            }
+        }
+    }
+
+    async fn describe(
+        &mut self,
+        call: Arc<Call>,
+        level: ReadLevel,
+        bounds: &Bounds,
+    ) -> Result<Answer, Failure> {
+        let work = move |executor: &mut Executor| {
+            executor.describe(&call.statement, &call.types, &call.context)
+        };
+        let (left, cancel) = (bounds.left(), &bounds.cancel);
+        let described = match &mut self.transaction {
+            Transaction::None => {
+                let work = move |executor: &mut Executor, _: &Turn| work(executor);
+                self.shard.read(level, left, cancel, work).await?.0
+            }
+            Transaction::Snapshot(snapshot) => {
+                let work = move |executor: &mut Executor, _: &Turn| work(executor);
+                snapshot.run(left, cancel, work).await?
+            }
+            Transaction::Writer(writer) => writer.run(left, cancel, work).await?,
+        };
+        let mut answer = Answer::empty(&self.spool);
+        answer.description = Some(described?);
+        Ok(answer)
+    }
+
+    /// What a copy has to know, for what the session asks.
+    fn level(&self, level: Level) -> Result<ReadLevel, Failure> {
+        Ok(match level {
+            Level::Any | Level::Session(None) => ReadLevel::Any,
+            Level::Bounded(age) => ReadLevel::Bounded(age),
+            Level::Session(Some(token)) => ReadLevel::Session(token),
+            Level::Linearizable => ReadLevel::Linearizable,
+            Level::Primary if Self::is_primary(&self.shard) => ReadLevel::Any,
+            Level::Primary => {
+                return Err(Failure::not_done("this node is not the primary", None));
+            }
+        })
+    }
+
+    async fn read(
+        &mut self,
+        call: Arc<Call>,
+        level: ReadLevel,
+        bounds: &Bounds,
+    ) -> Result<Answer, Failure> {
+        let work = reading(call, self.spool.clone());
+        let read = self.shard.read(level, bounds.left(), &bounds.cancel, work);
+        let (answer, token) = read.await?;
+        with_token(answer, token)
+    }
+
+    async fn write(&mut self, call: Arc<Call>, bounds: &Bounds) -> Result<Answer, Failure> {
+        let spool = self.spool.clone();
+        let work = move |executor: &mut Executor| {
+            match execute(executor, &call, Rows::new(&spool)) {
+                Ok(answer) => Verdict::Keep(Ok(answer)),
+                Err(error) => Verdict::Undo(Err(error)),
+            }
+        };
+        let written = self.shard.write(bounds.left(), &bounds.cancel, work).await;
+        let (answer, token) = written.map_err(|error| match error {
+            // Nothing of it is left, and it was the whole transaction.
+            ShardError::Lost => Failure::not_done(error.to_string(), None),
+            error => error.into(),
+        })?;
+        with_token(answer, token)
+    }
+
+    async fn alone(&mut self, call: Arc<Call>, bounds: &Bounds) -> Result<Answer, Failure> {
+        let spool = self.spool.clone();
+        let work = move |executor: &mut Executor| execute(executor, &call, Rows::new(&spool));
+        let (answer, token) = self.shard.alone(bounds.left(), &bounds.cancel, work).await?;
+        with_token(answer, token)
+    }
+
+    /// Opens what the next statement needs.
+    async fn open(&mut self, open: Open, bounds: &Bounds) -> Result<(), Failure> {
+        let (left, cancel) = (bounds.left(), &bounds.cancel);
+        match open {
+            Open::Nothing if self.has_transaction() => Ok(()),
+            Open::Nothing => Err(Failure::not_done("the transaction is not open here", None)),
+            Open::Snapshot(level) => {
+                let level = self.level(level)?;
+                let snapshot = self.shard.begin_read(level, left).await?;
+                self.transaction = Transaction::Snapshot(snapshot);
+                Ok(())
+            }
+            Open::Writer { savepoints } => {
+                let seen = match &self.transaction {
+                    Transaction::Snapshot(snapshot) => Some(snapshot.token()),
+                    _ => None,
+                };
+                self.transaction = Transaction::None;
+                let mut writer = self.shard.begin(left, cancel).await?;
+                if let Some(seen) = seen {
+                    // Its answer comes when all that it sees is settled, and nobody
+                    // else has written since.
+                    writer.run(left, cancel, |_| ()).await?;
+                    if !is_same_place(seen, self.shard.position()) {
+                        writer.rollback().await;
+                        return Err(Failure::sql(
+                            SqlState::SERIALIZATION_FAILURE,
+                            "could not serialize access due to concurrent update",
+                        ));
+                    }
+                }
+                self.transaction = Transaction::Writer(writer);
+                for number in 0..savepoints {
+                    self.control(format!("SAVEPOINT rung_client_{number}"), bounds).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn run(&mut self, call: Arc<Call>, bounds: &Bounds) -> Result<Answer, Failure> {
+        let spool = self.spool.clone();
+        if let Transaction::Snapshot(snapshot) = &mut self.transaction {
+            let done = snapshot.run(bounds.left(), &bounds.cancel, reading(call, spool)).await;
+            return self.kept(done).await;
+        }
+        self.within(bounds, move |executor| execute(executor, &call, Rows::new(&spool))).await
+    }
+
+    async fn control(&mut self, command: String, bounds: &Bounds) -> Result<Answer, Failure> {
+        let spool = self.spool.clone();
+        let work = move |executor: &mut Executor| {
+            let done = executor.connection().execute_batch(&command);
+            done.map(|()| Answer::empty(&spool)).map_err(|error| {
+                SqlError::new(SqlState::INTERNAL, format!("{command} failed: {error}"))
+            })
+        };
+        self.within(bounds, work).await
+    }
+
+    /// Does something in the transaction that has the writer.
+    async fn within(
+        &mut self,
+        bounds: &Bounds,
+        work: impl FnOnce(&mut Executor) -> Executed + Send + 'static,
+    ) -> Result<Answer, Failure> {
+        let Transaction::Writer(writer) = &mut self.transaction else {
+            return Err(Failure::not_done("the transaction is not open here", None));
+        };
+        let done = writer.run(bounds.left(), &bounds.cancel, work).await;
+        self.kept(done).await
+    }
+
+    /// What a part of the transaction came to. After most errors it is over.
+    async fn kept(&mut self, done: Result<Executed, ShardError>) -> Result<Answer, Failure> {
+        match done {
+            Ok(executed) => Ok(executed?),
+            Err(error) => {
+                if !matches!(error, ShardError::Canceled | ShardError::TimedOut(_)) {
+                    self.rollback().await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn commit(&mut self, bounds: &Bounds) -> Result<Answer, Failure> {
+        let mut answer = Answer::empty(&self.spool);
+        match std::mem::replace(&mut self.transaction, Transaction::None) {
+            Transaction::None => {
+                return Err(Failure::not_done("the transaction is not open here", None));
+            }
+            Transaction::Snapshot(snapshot) => drop(snapshot),
+            Transaction::Writer(writer) => {
+                answer.token = Some(writer.commit(bounds.left()).await?);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Gives up what is open.
+    pub async fn rollback(&mut self) {
+        match std::mem::replace(&mut self.transaction, Transaction::None) {
+            Transaction::None => {}
+            Transaction::Snapshot(snapshot) => drop(snapshot),
+            Transaction::Writer(writer) => writer.rollback().await,
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) fn empty(spool: &Arc<Spool>) -> Self {
+        Self {
+            complete: Default::default(),
+            rows: Rows::new(spool),
+            description: None,
+            token: None,
+        }
+    }
+}
+
+/// Reads. What does not fit into memory is read where there is time for it.
+fn reading(
+    call: Arc<Call>,
+    spool: Arc<Spool>,
+) -> impl FnMut(&mut Executor, &Turn) -> Executed + Send + 'static {
+    move |executor, turn| {
+        let mut rows = Rows::new(&spool);
+        rows.in_memory_only = !turn.may_block();
+        let done = execute(executor, &call, rows);
+        if matches!(&done, Ok(answer) if answer.rows.has_overflowed) {
+            turn.move_to_thread();
+        }
+        done
+    }
+}
+
+fn execute(executor: &mut Executor, call: &Call, mut rows: Rows) -> Executed {
+    let complete = executor.execute(
+        &call.statement,
+        &call.types,
+        &call.parameters,
+        &call.formats,
+        &call.context,
+        &mut rows,
+    )?;
+    rows.check()?;
+    Ok(Answer { complete, rows, description: None, token: None })
+}
+
+fn with_token(answer: Executed, token: Token) -> Result<Answer, Failure> {
+    let mut answer = answer?;
+    answer.token = Some(token);
+    Ok(answer)
+}
+
+/// Whether nothing was committed between two positions. A new epoch alone changes
+/// nothing.
+fn is_same_place(one: Token, other: Token) -> bool {
+    one.generation == other.generation && one.sequence == other.sequence
+}

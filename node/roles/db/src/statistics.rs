@@ -1,0 +1,310 @@
+//! What this node has done for its clients: counters, the statements that took
+//! most time, and the slow ones.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// Different statements that are kept apart.
+const MAX_STATEMENTS: usize = 1000;
+/// Slow statements that are remembered.
+const MAX_SLOW: usize = 100;
+/// Bytes of a statement's text that are kept.
+const MAX_TEXT: usize = 500;
+
+/// What a statement was served as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Served {
+    Write,
+    ReadAny,
+    ReadBounded,
+    ReadSession,
+    ReadLinearizable,
+    /// At the primary, within a transaction or since no copy was fresh enough.
+    ReadPrimary,
+}
+
+/// Counters since the start, for `/metrics`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    pub connections: u64,
+    pub connections_refused: u64,
+    pub logins_failed: u64,
+    pub statements: u64,
+    pub errors: u64,
+    pub writes: u64,
+    pub reads_any: u64,
+    pub reads_bounded: u64,
+    pub reads_session: u64,
+    pub reads_linearizable: u64,
+    pub reads_primary: u64,
+    /// Operations that were sent to other nodes.
+    pub sent: u64,
+    /// Operations that were executed here for sessions of other nodes.
+    pub served_for_others: u64,
+    pub canceled: u64,
+    /// Statements that waited for a primary.
+    pub waited_for_primary: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Atomics {
+    pub connections: AtomicU64,
+    pub connections_refused: AtomicU64,
+    pub logins_failed: AtomicU64,
+    statements: AtomicU64,
+    errors: AtomicU64,
+    served: [AtomicU64; 6],
+    pub sent: AtomicU64,
+    pub served_for_others: AtomicU64,
+    pub canceled: AtomicU64,
+    pub waited_for_primary: AtomicU64,
+}
+
+/// A statement, or those that differ from it in constants only.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StatementStatistics {
+    /// With `?` for constants.
+    pub text: String,
+    pub calls: u64,
+    pub errors: u64,
+    pub total: Duration,
+    pub longest: Duration,
+}
+
+/// A statement that took long.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SlowStatement {
+    pub at: SystemTime,
+    pub took: Duration,
+    /// With `?` for constants, since these may be secrets.
+    pub text: String,
+}
+
+/// What a node counts. Shared by all its connections.
+#[derive(Debug)]
+pub struct Statistics {
+    pub(crate) counters: Atomics,
+    statements: Mutex<HashMap<String, StatementStatistics>>,
+    slow: Mutex<VecDeque<SlowStatement>>,
+    slow_from: Duration,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Statistics {
+    /// Statements that take at least `slow_from` are logged.
+    pub fn new(slow_from: Duration) -> Self {
+        Self {
+            counters: Atomics::default(),
+            statements: Mutex::default(),
+            slow: Mutex::default(),
+            slow_from,
+        }
+    }
+
+    pub fn counters(&self) -> Counters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let served = |served: Served| get(&counters.served[served as usize]);
+        Counters {
+            connections: get(&counters.connections),
+            connections_refused: get(&counters.connections_refused),
+            logins_failed: get(&counters.logins_failed),
+            statements: get(&counters.statements),
+            errors: get(&counters.errors),
+            writes: served(Served::Write),
+            reads_any: served(Served::ReadAny),
+            reads_bounded: served(Served::ReadBounded),
+            reads_session: served(Served::ReadSession),
+            reads_linearizable: served(Served::ReadLinearizable),
+            reads_primary: served(Served::ReadPrimary),
+            sent: get(&counters.sent),
+            served_for_others: get(&counters.served_for_others),
+            canceled: get(&counters.canceled),
+            waited_for_primary: get(&counters.waited_for_primary),
+        }
+    }
+
+    pub(crate) fn served(&self, served: Served) {
+        count(&self.counters.served[served as usize]);
+    }
+
+    /// A statement has ended.
+    pub(crate) fn statement(&self, text: &str, took: Duration, failed: bool) {
+        count(&self.counters.statements);
+        if failed {
+            count(&self.counters.errors);
+        }
+        let text = normal_form(text);
+        if took >= self.slow_from {
+            self.remember_slow(&text, took);
+        }
+        let mut statements = lock(&self.statements);
+        if let Some(known) = statements.get_mut(text.as_str()) {
+            known.add(took, failed);
+            return;
+        }
+        if statements.len() >= MAX_STATEMENTS {
+            forget_cheapest(&mut statements);
+        }
+        let mut new = StatementStatistics {
+            text: text.clone(),
+            calls: 0,
+            errors: 0,
+            total: Duration::ZERO,
+            longest: Duration::ZERO,
+        };
+        new.add(took, failed);
+        statements.insert(text, new);
+    }
+
+    fn remember_slow(&self, text: &str, took: Duration) {
+        tracing::info!(role = "db", took_ms = took.as_millis() as u64, statement = text, "slow statement");
+        let mut slow = lock(&self.slow);
+        if slow.len() >= MAX_SLOW {
+            slow.pop_front();
+        }
+        slow.push_back(SlowStatement { at: SystemTime::now(), took, text: text.to_owned() });
+    }
+
+    /// The statements that took most time together, at most so many.
+    pub fn top(&self, most: usize) -> Vec<StatementStatistics> {
+        let mut all: Vec<_> = lock(&self.statements).values().cloned().collect();
+        all.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.text.cmp(&b.text)));
+        all.truncate(most);
+        all
+    }
+
+    /// The last slow statements, oldest first.
+    pub fn slow(&self) -> Vec<SlowStatement> {
+        lock(&self.slow).iter().cloned().collect()
+    }
+}
+
+impl StatementStatistics {
+    fn add(&mut self, took: Duration, failed: bool) {
+        self.calls += 1;
+        self.errors += u64::from(failed);
+        self.total += took;
+        self.longest = self.longest.max(took);
+    }
+}
+
+/// Makes room: the tenth that took least time goes.
+fn forget_cheapest(statements: &mut HashMap<String, StatementStatistics>) {
+    let mut totals: Vec<Duration> = statements.values().map(|known| known.total).collect();
+    let tenth = totals.len() / 10;
+    let (_, limit, _) = totals.select_nth_unstable(tenth);
+    let limit = *limit;
+    statements.retain(|_, known| known.total > limit);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A text with `?` for numbers and strings, and one space for white space.
+fn normal_form(text: &str) -> String {
+    let text = &text[..text.floor_char_boundary(4 * MAX_TEXT)];
+    let bytes = text.as_bytes();
+    let mut normal = String::with_capacity(text.len().min(MAX_TEXT) + 4);
+    let mut start = 0;
+    let mut at = 0;
+    while at < bytes.len() && normal.len() < MAX_TEXT {
+        let byte = bytes[at];
+        let within_word =
+            at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || matches!(bytes[at - 1], b'_' | b'$'));
+        let end = match byte {
+            b'\'' => end_of_string(bytes, at),
+            b'0'..=b'9' if !within_word => {
+                let rest = &bytes[at..];
+                let is_part = |b: &u8| b.is_ascii_alphanumeric() || *b == b'.';
+                at + rest.iter().position(|b| !is_part(b)).unwrap_or(rest.len())
+            }
+            b' ' | b'\n' | b'\t' | b'\r' => {
+                let rest = &bytes[at..];
+                at + rest.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(rest.len())
+            }
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        normal.push_str(&text[start..at]);
+        normal.push(if byte.is_ascii_whitespace() { ' ' } else { '?' });
+        start = end;
+        at = end;
+    }
+    normal.push_str(&text[start..at.max(start)]);
+    normal.truncate(normal.floor_char_boundary(MAX_TEXT));
+    normal
+}
+
+/// One past the closing quote of the string that begins at `start`.
+fn end_of_string(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while at < bytes.len() {
+        if bytes[at] == b'\'' {
+            if bytes.get(at + 1) != Some(&b'\'') {
+                return at + 1;
+            }
+            at += 1;
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn statements_that_differ_in_constants_are_one() {
+        let statistics = Statistics::new(Duration::from_secs(1));
+        for number in 0..5 {
+            let text = format!("SELECT a1 FROM  t\n WHERE b = {number} AND c = 'it''s {number}'");
+            statistics.statement(&text, Duration::from_millis(number), false);
+        }
+        let top = statistics.top(10);
+        assert_eq!(top.len(), 1);
+        assert_eq!(top[0].text, "SELECT a1 FROM t WHERE b = ? AND c = ?");
+        assert_eq!((top[0].calls, top[0].total), (5, Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_what_took_long() {
+        let statistics = Statistics::new(Duration::from_secs(100));
+        statistics.statement("select expensive", Duration::from_secs(9), false);
+        for number in 0..3 * MAX_STATEMENTS {
+            let text = format!("select a_{number}");
+            statistics.statement(&text, Duration::from_micros(number as u64), true);
+        }
+        assert!(statistics.top(usize::MAX).len() <= MAX_STATEMENTS);
+        assert_eq!(statistics.top(1)[0].text, "select expensive");
+        assert_eq!(statistics.counters().errors, 3 * MAX_STATEMENTS as u64);
+    }
+
+    #[test]
+    fn slow_statements_are_remembered_up_to_a_number() {
+        let statistics = Statistics::new(Duration::from_millis(10));
+        for _ in 0..2 * MAX_SLOW {
+            statistics.statement("select 'secret'", Duration::from_millis(10), false);
+        }
+        assert_eq!(statistics.slow().len(), MAX_SLOW);
+        assert_eq!(statistics.slow()[0].text, "select ?");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_a_bounded_form(text in ".{0,2000}") {
+            prop_assert!(normal_form(&text).len() <= MAX_TEXT);
+        }
+    }
+}
