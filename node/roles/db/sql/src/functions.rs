@@ -5,6 +5,8 @@
 //! stored forms. Errors travel through SQLite as texts, see [`failure`].
 
 mod aggregates;
+mod arrays;
+mod binary;
 mod call;
 mod casts;
 mod datetime;
@@ -12,6 +14,8 @@ mod failure;
 mod format;
 mod integers;
 mod intervals;
+mod json_access;
+mod json_build;
 mod math;
 mod numeric_math;
 mod numerics;
@@ -31,6 +35,13 @@ pub(crate) const TABLES: &[(FunctionKind, Lines)] = &[
     (FunctionKind::Operator, integers::OPERATORS),
     (FunctionKind::Operator, numerics::OPERATORS),
     (FunctionKind::Operator, math::OPERATORS),
+    (FunctionKind::Operator, arrays::OPERATORS),
+    (FunctionKind::Operator, binary::OPERATORS),
+    (FunctionKind::Operator, json_access::OPERATORS),
+    (FunctionKind::Scalar, arrays::FUNCTIONS),
+    (FunctionKind::Scalar, binary::FUNCTIONS),
+    (FunctionKind::Scalar, json_access::FUNCTIONS),
+    (FunctionKind::Scalar, json_build::FUNCTIONS),
     (FunctionKind::Operator, text::OPERATORS),
     (FunctionKind::Operator, patterns::OPERATORS),
     (FunctionKind::Operator, datetime::OPERATORS),
@@ -56,6 +67,10 @@ pub(crate) fn register(connection: &Connection, context: &SharedContext) -> rusq
     crate::collations::register(connection)?;
     aggregates::register(connection)?;
     let tables: &[&[call::Function]] = &[
+        arrays::CALLS,
+        binary::CALLS,
+        json_access::CALLS,
+        json_build::CALLS,
         casts::CALLS,
         integers::CALLS,
         numerics::CALLS,
