@@ -44,6 +44,12 @@ install_tools() {
     have python3 || missing+=(python3)
     have setpriv || missing+=(util-linux)
     have cc || missing+=(gcc)
+    # For cutting networks. Without root those tests are skipped.
+    if [ "$(id -u)" = 0 ]; then
+        have ip || missing+=(iproute2)
+        have nft || missing+=(nftables)
+        have iptables || missing+=(iptables)
+    fi
     if [ ${#missing[@]} -gt 0 ]; then
         have apt-get || die "missing: ${missing[*]}; install them with your package manager"
         [ "$(id -u)" = 0 ] || die "missing: ${missing[*]}; run: sudo apt-get install ${missing[*]}"

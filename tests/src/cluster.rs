@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::app::{AppFolder, Hello, link_or_copy};
 use crate::http;
 use crate::load::{Load, Plan};
+use crate::namespaces::Namespaces;
 use crate::network::{Company, Network, Turn};
 use crate::process::{Run, is_running, run, signal};
 use crate::wait::{eventually, until};
@@ -31,10 +32,12 @@ const LOG_TAIL: usize = 30;
 pub fn binaries() -> PathBuf {
     let built = match std::env::var_os("RUNG_BIN") {
         Some(given) => PathBuf::from(given),
-        // target/debug/deps/cluster-hash: two up.
+        // target/debug/deps/cluster-hash: two up; target/debug/db-attack: one.
         None => {
             let this = std::env::current_exe().expect("the path of this test");
-            this.ancestors().nth(2).expect("a target directory").to_owned()
+            let near = this.ancestors().skip(1).take(2);
+            let with_rungd = near.clone().find(|folder| folder.join("rungd").exists());
+            with_rungd.or(near.last()).expect("a target directory").to_owned()
         }
     };
     for name in ["rungd", "ctl", "hello"] {
@@ -51,6 +54,7 @@ pub struct Builder {
     dcs: Vec<&'static str>,
     company: Company,
     arguments: Vec<String>,
+    on_machines: bool,
 }
 
 impl Default for Builder {
@@ -60,6 +64,7 @@ impl Default for Builder {
             dcs: vec!["east", "west"],
             company: Company::Others,
             arguments: Vec::new(),
+            on_machines: false,
         }
     }
 }
@@ -92,6 +97,21 @@ impl Builder {
         self
     }
 
+    /// The data centers that nodes are in, by turns.
+    #[must_use]
+    pub fn dcs(mut self, dcs: &[&'static str]) -> Self {
+        self.dcs = dcs.to_vec();
+        self
+    }
+
+    /// Every node has a machine of its own, whose cables can be cut; see
+    /// [`crate::namespaces::missing`].
+    #[must_use]
+    pub fn on_machines(mut self) -> Self {
+        self.on_machines = true;
+        self
+    }
+
     /// Starts the nodes and waits until they are settled.
     ///
     /// # Panics
@@ -120,6 +140,7 @@ pub struct Cluster {
     dir: TempDir,
     processes: BTreeMap<String, Child>,
     folders: u32,
+    machines: Option<Namespaces>,
     /// Given back last.
     _turn: Turn,
 }
@@ -145,12 +166,18 @@ impl Cluster {
             // A build meanwhile does not change what this cluster runs.
             link_or_copy(&built.join(name), &bin.join(name));
         }
+        let machines = builder.on_machines.then(|| {
+            let dc = |number: u8| builder.dcs[usize::from(number - 1) % builder.dcs.len()];
+            let node = |number| (format!("n{number}"), dc(number));
+            Namespaces::create(&(1..=builder.nodes).map(node).collect::<Vec<_>>())
+        });
         Self {
             builder,
             network: Network::take(),
             dir,
             processes: BTreeMap::new(),
             folders: 0,
+            machines,
             _turn: turn,
         }
     }
@@ -173,8 +200,21 @@ impl Cluster {
 
     /// The address of node `nK`.
     pub fn ip(&self, node: &str) -> Ipv4Addr {
+        if let Some(machines) = &self.machines {
+            return machines.address(node);
+        }
         let number = node.trim_start_matches('n').parse().expect("nodes are called n1, n2, ...");
         self.network.address(number)
+    }
+
+    /// The nodes' machines, if they have their own.
+    pub fn machines(&mut self) -> Option<&mut Namespaces> {
+        self.machines.as_mut()
+    }
+
+    /// The namespace to enter for being a program on a node's machine.
+    pub fn namespace(&self, node: &str) -> Option<PathBuf> {
+        self.machines.as_ref().map(|machines| machines.path(node))
     }
 
     pub fn http(&self, node: &str) -> SocketAddr {
@@ -215,6 +255,11 @@ impl Cluster {
         let data = self.data(node);
         let data = data.to_str().expect("a plain path");
         let mut command = self.rungd(&["--data", data]);
+        if let Some(machines) = &self.machines {
+            let mut on_machine = machines.command(node, command.get_program());
+            on_machine.args(command.get_args()).env_remove("RUNG_LOG");
+            command = on_machine;
+        }
         let log = OpenOptions::new().create(true).append(true).open(self.log(node));
         let log: File = log.expect("a log file");
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().expect("a file"));
@@ -276,6 +321,11 @@ impl Cluster {
 
     pub fn pid(&self, node: &str) -> u32 {
         self.processes.get(node).expect("a node that was started").id()
+    }
+
+    /// The nodes whose process runs, also when it is stopped by a signal.
+    pub fn running(&self) -> Vec<String> {
+        self.processes.keys().filter(|node| self.is_up(node)).cloned().collect()
     }
 
     /// Whether the node's process runs.

@@ -11,13 +11,20 @@
 //! This crate is *not* a mock of anything: a test here sees what a user sees.
 
 pub mod app;
+pub mod attack;
+pub mod check;
 pub mod cluster;
+pub mod database;
 pub mod http;
 pub mod load;
+pub mod namespaces;
 pub mod network;
+pub mod packet_delay;
 pub mod process;
 pub mod small_disk;
+pub mod sql;
 pub mod wait;
+pub mod workload;
 
 pub use app::AppFolder;
 pub use cluster::{Builder, Cluster};

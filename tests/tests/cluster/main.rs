@@ -10,6 +10,7 @@ mod name_server;
 mod nodes;
 mod operations;
 mod overload;
+mod partitions;
 mod proxying;
 mod python_app;
 mod restarts;
