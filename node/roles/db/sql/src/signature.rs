@@ -96,7 +96,7 @@ impl Signature {
     /// The tables are part of the program: a line that cannot be read is a bug, which
     /// the first query of any test shows.
     fn parse(kind: FunctionKind, text: &'static str, template: &'static str) -> Self {
-        let (head, result) = text.split_once("->").expect("a signature has a result");
+        let (head, result) = text.rsplit_once("->").expect("a signature has a result");
         let (name, arguments) = head.split_once('(').expect("a signature has arguments");
         let arguments = arguments.trim_end().strip_suffix(')').expect("arguments are closed");
         let mut variadic = false;
