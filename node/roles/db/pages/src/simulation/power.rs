@@ -198,10 +198,10 @@ impl State {
         match self.failure {
             _ if self.dead => {}
             Some((at, Failure::PowerCut)) if self.operations >= at => self.dead = true,
-            Some((at, Failure::Full(length))) if writes => {
-                if (at..at + length).contains(&self.operations) {
-                    return Err(io::ErrorKind::StorageFull.into());
-                }
+            Some((at, Failure::Full(length)))
+                if writes && (at..at + length).contains(&self.operations) =>
+            {
+                return Err(io::ErrorKind::StorageFull.into());
             }
             _ => {}
         }

@@ -57,10 +57,11 @@ impl World<'_> {
             0..70 => self.transaction(),
             70..80 => self.change_primary(),
             80..95 => self.checkpoint(),
-            _ => self.with_store(|store| store.undo().map(|_| ())).and_then(|()| {
+            _ => {
+                self.with_store(PageStore::undo)?;
                 self.primary = None;
                 Ok(())
-            }),
+            }
         }
     }
 
