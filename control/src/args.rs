@@ -359,6 +359,10 @@ pub enum DbCommand {
         /// The database's name
         database: String,
     },
+    /// The statements that take most time, and what each node serves
+    #[command(after_help = "Constants are shown as ?. Counted since each node started.\n\n\
+        Examples:\n  ctl db top\n  ctl db top -o json")]
+    Top,
     /// Create an empty database; an app with [db] in its rung.toml gets one anyway
     #[command(after_help = "Example:\n  ctl db create reports")]
     Create {

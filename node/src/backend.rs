@@ -6,15 +6,15 @@ use std::sync::Arc;
 use rung_admin::{Answer, Backend, LogQuery};
 use rung_control_plane::View;
 use rung_proto::api::{
-    AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, DatabaseUrl, EnvName, Event, Finding,
-    LogLine, NodeTop, Operation, Status, Token, TokenCreated, TokenRequest, Top,
+    AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop, DatabaseUrl, EnvName,
+    Event, Finding, LogLine, NodeTop, Operation, Status, Token, TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Code, Failure, OperationId};
 use tokio::sync::{mpsc, watch};
 
 use crate::node::Node;
 use crate::protocol::{LeaderAnswer, LeaderRequest};
-use crate::{database_access, doctor, logs, metrics, observe, status};
+use crate::{database_access, database_top, doctor, logs, metrics, observe, status};
 
 /// A node as the admin API's backend.
 pub struct NodeBackend {
@@ -168,6 +168,10 @@ impl Backend for NodeBackend {
             };
             Ok(record.env_names.iter().map(name).collect())
         })
+    }
+
+    fn database_top(&self) -> Answer<'_, DatabaseTop> {
+        Box::pin(async { Ok(database_top::everywhere(&self.node).await) })
     }
 
     fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl> {

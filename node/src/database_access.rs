@@ -5,20 +5,12 @@
 //! so let users in while no voter is alive.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ring::rand::{SecureRandom, SystemRandom};
-use ring::{digest, hmac, pbkdf2};
+use ring::hmac;
 use rung_control_plane::sealed::ClusterKey;
-use rung_control_plane::state::ScramVerifier;
 use rung_proto::api::DatabaseUrl;
-
-/// PostgreSQL's number. The password is as long as the hash, so that rounds add
-/// nothing but work.
-const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
-const SALT_BYTES: usize = 16;
 
 /// What the user of a database logs in with: 43 characters that need no escape in
 /// a URL.
@@ -28,27 +20,9 @@ pub fn password(key: &ClusterKey, database: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(tag)
 }
 
-/// What a server checks a password against: SCRAM-SHA-256, RFC 5802 section 3.
-///
-/// # Panics
-/// When the operating system has no randomness to give.
-pub fn verifier(password: &str) -> ScramVerifier {
-    let mut salt = vec![0; SALT_BYTES];
-    SystemRandom::new().fill(&mut salt).expect("the system's random source failed");
-    let mut salted = [0; digest::SHA256_OUTPUT_LEN];
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, &salt, password.as_bytes(), &mut salted);
-    let keyed = |text: &str| {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &salted);
-        hmac::sign(&key, text.as_bytes())
-    };
-    let stored = digest::digest(&digest::SHA256, keyed("Client Key").as_ref());
-    let bytes = |slice: &[u8]| slice.try_into().expect("SHA-256 has 32 bytes");
-    ScramVerifier {
-        salt,
-        iterations: ITERATIONS.get(),
-        stored_key: bytes(stored.as_ref()),
-        server_key: bytes(keyed("Server Key").as_ref()),
-    }
+/// What servers check a password against.
+pub fn verifier(password: &str) -> String {
+    rung_db::ScramVerifier::new(password).to_string()
 }
 
 /// The URLs of a database for programs that reach it at `address`.
@@ -69,21 +43,6 @@ mod tests {
         assert_ne!(password(&key, "photos"), password(&key, "notes"));
         assert_ne!(password(&key, "photos"), password(&ClusterKey::from_bytes([2; 32]), "photos"));
         assert_eq!(password(&key, "photos").len(), 43);
-    }
-
-    #[test]
-    fn a_verifier_fits_its_password_only() {
-        let verifier = verifier("pencil");
-        let client_key = |password: &str| {
-            let mut salted = [0; 32];
-            let rounds = NonZeroU32::new(verifier.iterations).unwrap();
-            let algorithm = pbkdf2::PBKDF2_HMAC_SHA256;
-            pbkdf2::derive(algorithm, rounds, &verifier.salt, password.as_bytes(), &mut salted);
-            let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &salted), b"Client Key");
-            digest::digest(&digest::SHA256, key.as_ref())
-        };
-        assert_eq!(client_key("pencil").as_ref(), verifier.stored_key);
-        assert_ne!(client_key("Pencil").as_ref(), verifier.stored_key);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rung_control_plane::command::Environment;
 use rung_control_plane::plan::{Prepared, merge_env};
 use rung_control_plane::secrets::{CA_PURPOSE, Hash, Secrets, env_purpose, token_id};
-use rung_control_plane::state::{NodeRecord, ReleaseRecord, ScramVerifier};
+use rung_control_plane::state::{NodeRecord, ReleaseRecord};
 use rung_control_plane::{Answer, Command, State, plan as plan_change};
 use rung_membership::Membership;
 use rung_proto::api::{Change, ChangeAnswer, ChangeRequest, Token, TokenCreated, TokenRequest};
@@ -204,7 +204,7 @@ impl LeaderRequests {
         }
     }
 
-    fn verifier(&self, database: &str) -> Result<ScramVerifier, Failure> {
+    fn verifier(&self, database: &str) -> Result<String, Failure> {
         Ok(database_access::verifier(&database_access::password(&self.key()?, database)))
     }
 

@@ -22,6 +22,7 @@ use crate::bundles::Bundles;
 use crate::control::{Control, GROUP};
 use crate::control_machine::Published;
 use crate::data_dir::DataDir;
+use crate::databases::Databases;
 use crate::dns_role::DnsRole;
 use crate::follow;
 use crate::lb_role::LbRole;
@@ -31,6 +32,7 @@ use crate::protocol::{Contact, LeaderAnswer, LeaderRequest, service};
 use crate::request_actors::RequestActors;
 use crate::role_log::RoleLog;
 use crate::soft_state::SoftState;
+use crate::sql_role::SqlRole;
 use crate::web_role::{self, EnvCache};
 use crate::{services, streams};
 
@@ -53,6 +55,8 @@ pub struct Node {
     pub wal: Wal,
     pub control: Control,
     pub soft: SoftState,
+    pub databases: Databases,
+    pub sql: SqlRole,
     pub bundles: Bundles,
     pub leader_requests: LeaderRequests,
     pub request_actors: RequestActors,
@@ -223,6 +227,7 @@ impl Node {
             published,
         )?;
         let soft = SoftState::new(beginning.node, incarnation, mesh.clone());
+        let databases = Databases::new(beginning.node, Arc::clone(&data), consensus.clone());
         let store = rung_bundle::Store::open(&data.join("bundles"), Default::default())
             .map_err(|error| start_failure("the store of bundles could not be opened", &error))?;
         let bundles = Bundles::new(
@@ -261,6 +266,8 @@ impl Node {
             wal,
             control,
             soft,
+            databases,
+            sql: SqlRole::default(),
             bundles,
             leader_requests,
             request_actors,
@@ -282,6 +289,7 @@ impl Node {
         };
         services::register(&node, &parts.services, &router).map_err(twice)?;
         node.begin_control(&beginning, recovery).await?;
+        node.databases.open_all().await?;
         // Only now may a leader open or close this node's replica.
         services::register_control_group(&node, &parts.services).map_err(twice)?;
         bootstrap::finish(&node.data, &beginning)?;

@@ -20,6 +20,7 @@ pub mod service {
     pub const FETCH_BUNDLE: u16 = 6;
     /// Calls of actors by address.
     pub const ACTORS: u16 = 8;
+    pub const DATABASE_TOP: u16 = 9;
 }
 
 /// Names of the actors that other nodes may call; both have the role control.
@@ -40,6 +41,8 @@ pub const STREAM_BUNDLE: StreamKind = StreamKind(3);
 pub const STREAM_FOLLOW: StreamKind = StreamKind(4);
 /// Log lines.
 pub const STREAM_LOGS: StreamKind = StreamKind(5);
+/// Statements for a copy of a database.
+pub const STREAM_SQL: StreamKind = StreamKind(6);
 
 /// What a joiner says to a seed, before it has an identity.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use crate::follow;
 use crate::leader::Leader;
 use crate::node::{CONTACTS_FILE, Node, NodeCell, found, stored_contacts};
 use crate::protocol::{Contact, LeaderRequest};
-use crate::{certificates, request_actors, web_role};
+use crate::{certificates, databases, request_actors, sql_role, web_role};
 
 /// How long a role may take to stop in order.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,6 +92,10 @@ pub async fn start(node: &Arc<Node>) -> Result<(), AddError> {
     });
     supervisor.add(web.role(Role::Web)).await?;
     add(node, "web-status", |node, _| web_role::publish(node)).await?;
+    add(node, "databases", |node, _| databases::run(node)).await?;
+    let here = Arc::clone(node);
+    let sql = ChildSpec::task("sql", move |shutdown| sql_role::run(Arc::clone(&here), shutdown));
+    supervisor.add(sql.role(Role::Db)).await?;
     add(node, "roles", run_roles).await
 }
 

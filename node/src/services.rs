@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
+use crate::database_top;
 use crate::leader_requests::check_clock;
 use crate::node::{Node, NodeCell, found};
 use crate::protocol::{
@@ -74,6 +75,15 @@ pub fn register(
         handler(move |call: IncomingCall| soft_state(Arc::clone(&here), call)),
     )?;
     table.register(service::ACTORS, "actors", actors.service())?;
+    let here = Arc::clone(node);
+    table.register(
+        service::DATABASE_TOP,
+        "database-top",
+        handler(move |_: IncomingCall| {
+            let here = Arc::clone(&here);
+            async move { Ok(encode(&database_top::here(&here))) }
+        }),
+    )?;
     let here = Arc::clone(node);
     let places = Arc::new(Semaphore::new(FETCHES));
     table.register(

@@ -6,7 +6,9 @@ use rung_consensus::ByteStream;
 use rung_transport::StreamHandler;
 
 use crate::node::{NodeCell, found};
-use crate::protocol::{STREAM_BUNDLE, STREAM_FOLLOW, STREAM_HTTP, STREAM_LOGS, STREAM_SNAPSHOT};
+use crate::protocol::{
+    STREAM_BUNDLE, STREAM_FOLLOW, STREAM_HTTP, STREAM_LOGS, STREAM_SNAPSHOT, STREAM_SQL,
+};
 use crate::{follow, logs};
 
 /// The node is starting or knows no such kind of stream.
@@ -39,6 +41,10 @@ pub fn handler(cell: NodeCell) -> StreamHandler {
             STREAM_LOGS => {
                 tokio::spawn(async move { logs::serve(&node, &header, stream).await });
             }
+            STREAM_SQL => match node.sql.server() {
+                Some(server) => server.serve_stream(peer, header, stream),
+                None => stream.abort(CODE_REFUSED),
+            },
             _ => stream.abort(CODE_REFUSED),
         }
     })

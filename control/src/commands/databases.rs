@@ -1,6 +1,6 @@
 //! Databases.
 
-use rung_proto::api::{Change, DatabaseShard, DatabaseUrl, Status};
+use rung_proto::api::{Change, DatabaseShard, DatabaseTop, DatabaseUrl, Status};
 use rung_proto::{Code, Failure};
 
 use crate::args::DbCommand;
@@ -32,6 +32,21 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
                 &shards,
                 |shards| names(shards),
                 |shards| screen.table(&databases::copies(shards)),
+            );
+        }
+        DbCommand::Top => {
+            let top: DatabaseTop = client.get("/api/v1/databases").await?;
+            screen.show(
+                &top,
+                |top| top.statements.iter().map(|one| one.text.clone()).collect(),
+                |top| {
+                    let tables = databases::top(top).map(|table| screen.table(&table));
+                    tables
+                        .into_iter()
+                        .filter(|table| !table.is_empty())
+                        .collect::<Vec<_>>()
+                        .join("\n")
+                },
             );
         }
         DbCommand::Create { name, options } => {

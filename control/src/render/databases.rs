@@ -1,9 +1,10 @@
 //! Databases and their copies.
 
-use rung_proto::api::{DatabaseReplica, DatabaseShard};
+use rung_proto::api::{DatabaseReplica, DatabaseShard, DatabaseTop};
 
 use super::table::{Cell, Table, Tone};
 use super::text::words;
+use super::time;
 
 fn primary(shard: &DatabaseShard) -> Cell {
     match &shard.primary {
@@ -79,4 +80,54 @@ pub fn copies(shards: &[DatabaseShard]) -> Table {
         }
     }
     table
+}
+
+/// What nodes serve, the costliest statements, and the last slow ones.
+pub fn top(top: &DatabaseTop) -> [Table; 3] {
+    let mut nodes = Table::new(&[
+        "NODE",
+        "CLIENTS",
+        "WRITES",
+        "READS HERE",
+        "AT PRIMARY",
+        "FOR OTHERS",
+        "ERRORS",
+    ]);
+    for node in &top.nodes {
+        let numbers = [
+            node.connections,
+            node.writes,
+            node.reads_replica,
+            node.reads_primary,
+            node.served_for_others,
+            node.errors,
+        ];
+        let mut row = vec![Cell::from(node.node.as_str())];
+        row.extend(numbers.map(|number| Cell::from(number.to_string())));
+        nodes.row(row);
+    }
+    let mut statements =
+        Table::new(&["NODE", "TOTAL ms", "CALLS", "MEAN ms", "MAX ms", "ERRORS", "STATEMENT"]);
+    for one in &top.statements {
+        let mean = one.total_ms / one.calls.max(1) as f64;
+        statements.row(vec![
+            one.node.as_str().into(),
+            format!("{:.0}", one.total_ms).into(),
+            one.calls.to_string().into(),
+            format!("{mean:.2}").into(),
+            format!("{:.1}", one.longest_ms).into(),
+            one.errors.to_string().into(),
+            one.text.as_str().into(),
+        ]);
+    }
+    let mut slow = Table::new(&["NODE", "AT", "TOOK ms", "SLOW STATEMENT"]);
+    for one in &top.slow {
+        slow.row(vec![
+            one.node.as_str().into(),
+            time::short(one.at_ms).into(),
+            format!("{:.0}", one.took_ms).into(),
+            one.text.as_str().into(),
+        ]);
+    }
+    [nodes, statements, slow]
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use rung_proto::api::{
-    AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, DatabaseUrl, EnvName, Event, Finding,
-    LogLine, Operation, Status, Token, TokenCreated, TokenRequest, Top,
+    AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop, DatabaseUrl, EnvName,
+    Event, Finding, LogLine, Operation, Status, Token, TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Failure, OperationId, Role};
 use tokio::sync::{mpsc, watch};
@@ -62,6 +62,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The names of an app's variables; never their values.
     fn env(&self, app: String) -> Answer<'_, Vec<EnvName>>;
+
+    /// What clients of the databases do.
+    fn database_top(&self) -> Answer<'_, DatabaseTop>;
 
     /// How programs on this node reach a database.
     fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl>;

@@ -70,6 +70,9 @@ async fn route(
             let app = segment(app)?;
             Ok(respond::json(&ask(shared, shared.backend.env(app)).await?))
         }
+        ("GET", ["databases"]) => {
+            Ok(respond::json(&ask(shared, shared.backend.database_top()).await?))
+        }
         ("GET", ["databases", name, "url"]) => {
             let name = segment(name)?;
             Ok(respond::json(&ask(shared, shared.backend.database_url(name)).await?))
@@ -90,7 +93,7 @@ fn allowed(path: &[&str]) -> Option<&'static str> {
     Some(match path {
         ["operations"] => "GET, POST",
         ["tokens"] => "GET, POST",
-        ["status" | "events" | "top" | "logs" | "audit" | "doctor"] => "GET",
+        ["status" | "events" | "top" | "logs" | "audit" | "doctor" | "databases"] => "GET",
         ["operations", _] | ["apps", _, "env"] | ["databases", _, "url"] => "GET",
         ["tokens", _] => "DELETE",
         ["bundles"] => "PUT",

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::operation::{NewOperation, StepUpdate};
 use crate::sealed::Sealed;
 use crate::secrets::Hash;
-use crate::state::{ClusterRecord, NodeRecord, Pin, ScramVerifier};
+use crate::state::{ClusterRecord, NodeRecord, Pin};
 
 /// One entry of the control log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -165,7 +165,7 @@ pub enum Command {
 #[serde(rename_all = "snake_case")]
 pub enum DatabaseCommand {
     /// Makes it with one shard; nothing happens when it is there.
-    Create { verifier: ScramVerifier },
+    Create { verifier: String },
     /// Who creates the group of a shard that nobody has created yet.
     Found { shard: u32, node: NodeId },
     /// The founder says that the group exists.

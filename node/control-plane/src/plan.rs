@@ -6,7 +6,7 @@ use rung_proto::api::Change;
 use rung_proto::{Code, Failure, NodeId, Role};
 
 use crate::operation::NewOperation;
-use crate::state::{AppRecord, NodeRecord, Pin, ReleaseRecord, ScramVerifier, State};
+use crate::state::{AppRecord, NodeRecord, Pin, ReleaseRecord, State};
 use crate::view::View;
 
 mod apps;
@@ -28,7 +28,7 @@ pub struct Prepared {
     /// The sealed new variables and their names, for [`Change::SetEnv`].
     pub env: Option<(crate::sealed::Sealed, Vec<String>)>,
     /// What the password of a new database is checked against.
-    pub verifier: Option<ScramVerifier>,
+    pub verifier: Option<String>,
 }
 
 /// Plans a change.

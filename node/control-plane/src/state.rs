@@ -183,22 +183,14 @@ pub struct InstanceRecord {
     pub changed: u64,
 }
 
-/// What a client's password is checked against, without the password: RFC 5802.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ScramVerifier {
-    #[serde(with = "serde_bytes")]
-    pub salt: Vec<u8>,
-    pub iterations: u32,
-    pub stored_key: [u8; 32],
-    pub server_key: [u8; 32],
-}
-
 /// A database: its name is also that of the user who may use it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DatabaseRecord {
     pub name: String,
     pub created_ms: u64,
-    pub verifier: ScramVerifier,
+    /// What the password of its user is checked against, which does not tell it:
+    /// `SCRAM-SHA-256$iterations:salt$stored:server`.
+    pub verifier: String,
     pub shards: BTreeMap<u32, ShardRecord>,
 }
 

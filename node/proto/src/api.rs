@@ -14,6 +14,7 @@
 //! | `GET /api/v1/doctor` | a list of [`Finding`] |
 //! | `GET /api/v1/apps/A/env` | a list of [`EnvName`] |
 //! | `GET /api/v1/databases/D/url` | a [`DatabaseUrl`] |
+//! | `GET /api/v1/databases` | a [`DatabaseTop`] |
 //! | `GET /api/v1/tokens` | a list of [`Token`] |
 //! | `POST /api/v1/tokens` with a [`TokenRequest`] | [`TokenCreated`] |
 //! | `DELETE /api/v1/tokens/ID` | the revoked [`Token`] |
@@ -179,6 +180,52 @@ pub struct DatabaseUrl {
     pub url: String,
     /// Sessions opened by it only read, on a copy nearby.
     pub replica_url: String,
+}
+
+/// What clients of the databases do, since each node started.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DatabaseTop {
+    pub nodes: Vec<SqlNode>,
+    /// Those that took most time first.
+    pub statements: Vec<StatementTop>,
+    /// The last ones that took long, oldest first.
+    pub slow: Vec<SlowStatement>,
+}
+
+/// What a node did for clients of the databases.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SqlNode {
+    pub node: String,
+    pub connections: u64,
+    pub writes: u64,
+    /// Reads that had to run at the primary.
+    pub reads_primary: u64,
+    /// Reads that ran on whichever copy was near.
+    pub reads_replica: u64,
+    /// Of all, those that came from sessions on other nodes.
+    pub served_for_others: u64,
+    pub errors: u64,
+}
+
+/// Statements that differ in their constants only, on one node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StatementTop {
+    pub node: String,
+    /// With `?` for constants.
+    pub text: String,
+    pub calls: u64,
+    pub errors: u64,
+    pub total_ms: f64,
+    pub longest_ms: f64,
+}
+
+/// A statement that took long.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SlowStatement {
+    pub node: String,
+    pub at_ms: u64,
+    pub took_ms: f64,
+    pub text: String,
 }
 
 /// A copy of a shard that is not the primary.

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use rung_admin::{AdminConfig, AdminServer, Answer, Backend, Limits, LogQuery, prometheus};
 use rung_proto::api::{
     App, AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, Cluster, ControlRole,
-    DatabaseReplica, DatabaseShard, DatabaseUrl, EnvName, Event, Finding, Instance, LogLine, Node,
-    NodeState, NodeTop, Operation, OperationState, RoleCount, Severity, Status, Step, StepState,
-    Token, TokenCreated, TokenRequest, Top, Web,
+    DatabaseReplica, DatabaseShard, DatabaseTop, DatabaseUrl, EnvName, Event, Finding, Instance,
+    LogLine, Node, NodeState, NodeTop, Operation, OperationState, RoleCount, Severity, SqlNode,
+    StatementTop, Status, Step, StepState, Token, TokenCreated, TokenRequest, Top, Web,
 };
 use rung_proto::soft::{ActorStatus, HostStatus, InstanceState};
 use rung_proto::{ClusterId, Code, Digest, Failure, InstanceId, NodeId, OperationId, Role};
@@ -352,6 +352,29 @@ impl Backend for Fake {
                 return Err(Failure::new(Code::NotFound, format!("there is no app {app}")));
             }
             Ok(vec![EnvName { name: "SECRET".to_owned(), set_at_ms: NOW_MS }])
+        })
+    }
+
+    fn database_top(&self) -> Answer<'_, DatabaseTop> {
+        Box::pin(async {
+            let statement = StatementTop {
+                node: "n1".to_owned(),
+                text: "SELECT name FROM accounts WHERE id = ?".to_owned(),
+                calls: 1200,
+                errors: 0,
+                total_ms: 340.5,
+                longest_ms: 12.25,
+            };
+            let node = SqlNode {
+                node: "n1".to_owned(),
+                connections: 8,
+                writes: 40,
+                reads_primary: 12,
+                reads_replica: 1148,
+                served_for_others: 3,
+                errors: 0,
+            };
+            Ok(DatabaseTop { nodes: vec![node], statements: vec![statement], slow: Vec::new() })
         })
     }
 

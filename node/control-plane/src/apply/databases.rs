@@ -4,7 +4,7 @@ use rung_proto::{Code, Failure, GroupId};
 
 use super::{Attempt, refuse};
 use crate::command::DatabaseCommand;
-use crate::state::{DatabaseRecord, MAX_DATABASES, ScramVerifier, ShardRecord, Update};
+use crate::state::{DatabaseRecord, MAX_DATABASES, ShardRecord, Update};
 
 impl Attempt<'_> {
     pub(super) fn database(&mut self, name: &str, change: &DatabaseCommand) -> Result<(), Failure> {
@@ -39,7 +39,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    fn create_database(&mut self, name: &str, verifier: &ScramVerifier) -> Result<(), Failure> {
+    fn create_database(&mut self, name: &str, verifier: &str) -> Result<(), Failure> {
         let databases = &self.machine.state.databases;
         if databases.contains_key(name) {
             return Ok(());
@@ -53,7 +53,7 @@ impl Attempt<'_> {
         let record = DatabaseRecord {
             name: name.to_owned(),
             created_ms: self.proposal.at_ms,
-            verifier: verifier.clone(),
+            verifier: verifier.to_owned(),
             shards: [(0, shard)].into(),
         };
         self.put(Update::Database(name.to_owned(), Some(Box::new(record))));

@@ -7,10 +7,9 @@ use crate::Machine;
 use crate::operation::OperationRecord;
 use crate::plan::{Prepared, plan};
 use crate::samples::{Applies, cluster, ids, kill, release, view};
-use crate::state::ScramVerifier;
 
-fn verifier() -> ScramVerifier {
-    ScramVerifier { salt: vec![1; 16], iterations: 4096, stored_key: [2; 32], server_key: [3; 32] }
+fn verifier() -> String {
+    "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy".to_owned()
 }
 
 /// What the leader would do about roles and databases, until it wants nothing more.

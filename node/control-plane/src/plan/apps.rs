@@ -7,7 +7,7 @@ use crate::command::Command;
 use crate::operation::{NewOperation, StepRecord, Work};
 use crate::placement;
 use crate::reconcile::app_subject;
-use crate::state::{AppRecord, MAX_INSTANCES, ReleaseRecord, ScramVerifier, State};
+use crate::state::{AppRecord, MAX_INSTANCES, ReleaseRecord, State};
 use crate::view::View;
 
 /// How long a data center may take to take over a release.
@@ -81,7 +81,7 @@ fn make_current(app: &str, release: u32) -> StepRecord {
 
 pub(super) fn deploy(
     release: ReleaseRecord,
-    verifier: Option<ScramVerifier>,
+    verifier: Option<String>,
     state: &State,
     view: &View,
 ) -> Result<Planned, Failure> {

@@ -6,7 +6,7 @@ use super::{Planned, STEP_MS, find_node};
 use crate::command::{Command, DatabaseCommand};
 use crate::databases::cannot_lead;
 use crate::operation::{NewOperation, StepRecord, Work};
-use crate::state::{DatabaseRecord, ScramVerifier, ShardRecord, State};
+use crate::state::{DatabaseRecord, ShardRecord, State};
 use crate::view::View;
 
 /// Copies of a database that nobody said a number for: a primary and two replicas.
@@ -23,7 +23,7 @@ fn database_subject(name: &str) -> String {
 pub(super) fn creation(
     name: &str,
     copies: u32,
-    verifier: Option<ScramVerifier>,
+    verifier: Option<String>,
     state: &State,
 ) -> Result<(Vec<Command>, Option<StepRecord>), Failure> {
     if state.databases.contains_key(name) {
@@ -49,7 +49,7 @@ pub(super) fn creation(
 
 pub(super) fn create(
     name: &str,
-    verifier: Option<ScramVerifier>,
+    verifier: Option<String>,
     state: &State,
     view: &View,
 ) -> Result<Planned, Failure> {

@@ -1,0 +1,318 @@
+//! The copies of databases on this node: which there are, how they are, and what
+//! is said of them.
+//!
+//! A copy lives in `db/GROUP/`: its SQLite files, and `copy`, which says what it
+//! is a copy of. The file is written when the copy takes part in its group, so that
+//! a start without anybody else knows what to open.
+
+mod directory;
+mod group;
+mod reconcile;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rung_consensus::{Consensus, GroupConfig, OpenError};
+use rung_proto::soft::{CopyKind, CopyState, CopyStatus};
+use rung_proto::{Code, Failure, Generation, GroupId, NodeId, encoding};
+use rung_shard::{CopyState as ShardState, First, Limits, Shard, ShardConfig, Stop};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+use crate::data_dir::DataDir;
+
+pub use reconcile::run;
+
+const COPY_FILE: &str = "copy";
+/// Positions are told to the others this often; what matters for routing at once.
+const TELL: Duration = Duration::from_millis(250);
+/// A primary that dies is replaced within so long at most, and a pause of a
+/// process of less than the first changes nothing.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(600));
+const HEARTBEAT: Duration = Duration::from_millis(75);
+
+/// What a local copy is a copy of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyRecord {
+    pub database: String,
+    pub shard: u32,
+    pub group: GroupId,
+}
+
+/// A copy on this node.
+#[derive(Clone)]
+pub struct LocalCopy {
+    pub record: CopyRecord,
+    /// Nothing when it could not be opened; `problem` says why.
+    pub shard: Option<Shard>,
+    pub problem: Option<(CopyState, String)>,
+}
+
+/// The copies of this node. Clones are the same.
+#[derive(Clone)]
+pub struct Databases {
+    node: NodeId,
+    data: Arc<DataDir>,
+    consensus: Consensus,
+    copies: Arc<Mutex<BTreeMap<GroupId, LocalCopy>>>,
+    /// Rung when a copy becomes something else.
+    changed: Arc<Notify>,
+    directory: watch::Sender<Arc<rung_db::Directory>>,
+}
+
+impl Databases {
+    pub fn new(node: NodeId, data: Arc<DataDir>, consensus: Consensus) -> Self {
+        Self {
+            node,
+            data,
+            consensus,
+            copies: Arc::default(),
+            changed: Arc::default(),
+            directory: watch::Sender::default(),
+        }
+    }
+
+    /// Where the databases are, for those who route statements.
+    pub fn directory(&self) -> watch::Receiver<Arc<rung_db::Directory>> {
+        self.directory.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, LocalCopy>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The copies as they are now.
+    pub fn copies(&self) -> Vec<LocalCopy> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub fn copy(&self, group: GroupId) -> Option<LocalCopy> {
+        self.lock().get(&group).cloned()
+    }
+
+    fn dir(&self, group: GroupId) -> PathBuf {
+        self.data.join(&format!("db/{}", group.0))
+    }
+
+    /// Opens what earlier starts left. A copy that cannot be opened is kept as it is
+    /// and reported.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn open_all(&self) -> Result<(), Failure> {
+        self.data.make_private_dir("db")?;
+        let unreadable = |error: std::io::Error| {
+            Failure::new(Code::DiskFailed, "the directory of the databases cannot be read")
+                .because(error)
+        };
+        for entry in std::fs::read_dir(self.data.join("db")).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let Ok(bytes) = std::fs::read(path.join(COPY_FILE)) else {
+                // Begun and never part of its group: what begins it again empties it.
+                continue;
+            };
+            match encoding::decode::<CopyRecord>(&bytes) {
+                Ok(record) => self.open(record, First::Open).await,
+                Err(error) => {
+                    let path = path.display();
+                    tracing::error!(%path, %error, "what a copy is a copy of cannot be read");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the group of a new shard, with this node as its only member.
+    pub(super) async fn found(&self, record: CopyRecord) -> Result<(), Failure> {
+        self.empty(record.group).await?;
+        let voters = [self.node].into();
+        self.open(record.clone(), First::Create { voters }).await;
+        self.keep_record(&record)
+    }
+
+    /// Takes part in a group, which must then add this node.
+    pub(super) async fn join(&self, record: CopyRecord) -> Result<(), Failure> {
+        self.empty(record.group).await?;
+        self.keep_record(&record)?;
+        self.open(record, First::Open).await;
+        Ok(())
+    }
+
+    fn keep_record(&self, record: &CopyRecord) -> Result<(), Failure> {
+        let name = format!("db/{}/{COPY_FILE}", record.group.0);
+        self.data.write_private(&name, &encoding::encode(record))
+    }
+
+    /// Removes what is left of a copy here.
+    async fn empty(&self, group: GroupId) -> Result<(), Failure> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Failure::new(Code::DiskFailed, "a copy of a database cannot be removed").because(why)
+        };
+        if self.consensus.has_replica(group) {
+            self.consensus.remove(group).await.map_err(|error| failed(&error))?;
+        }
+        let dir = self.dir(group);
+        // First what says that there is a copy.
+        for path in [dir.join(COPY_FILE), dir.clone()] {
+            let removed = match path.is_dir() {
+                true => std::fs::remove_dir_all(&path),
+                false => std::fs::remove_file(&path),
+            };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(failed(&error));
+                }
+                _ => {}
+            }
+        }
+        self.data.make_private_dir(&format!("db/{}", group.0)).map(drop)
+    }
+
+    /// Closes a copy that the group does not count on any more, and removes it.
+    pub(super) async fn leave(&self, group: GroupId) -> Result<(), Failure> {
+        let copy = self.lock().remove(&group);
+        if let Some(shard) = copy.and_then(|copy| copy.shard) {
+            shard.close().await;
+        }
+        self.empty(group).await?;
+        let _ = std::fs::remove_dir(self.dir(group));
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    async fn open(&self, record: CopyRecord, first: First) {
+        let group = record.group;
+        let opened = Shard::open(self.config(&record), &self.consensus, first).await;
+        let (shard, problem) = match opened {
+            Ok(shard) => {
+                tokio::spawn(tell_changes(shard.clone(), Arc::clone(&self.changed)));
+                (Some(shard), None)
+            }
+            Err(error) => {
+                tracing::error!(database = record.database, %group, %error, "a copy did not open");
+                let state = match &error {
+                    OpenError::Damaged { .. } => CopyState::Broken,
+                    _ => CopyState::Stopped,
+                };
+                (None, Some((state, error.to_string())))
+            }
+        };
+        self.lock().insert(group, LocalCopy { record, shard, problem });
+        self.changed.notify_one();
+    }
+
+    fn config(&self, record: &CopyRecord) -> ShardConfig {
+        let name = format!("db/{}/{}", record.database, record.shard);
+        let mut group = GroupConfig::new(record.group, name);
+        (group.heartbeat, group.election) = (HEARTBEAT, ELECTION);
+        group.max_payload = rung_consensus::MAX_PAYLOAD;
+        ShardConfig {
+            dir: self.dir(record.group).join("files"),
+            group,
+            node: self.node,
+            generation: Generation(1),
+            number: u16::try_from(record.shard).unwrap_or(u16::MAX),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Closes all copies, so that what is executed is in the log.
+    pub async fn close(&self) {
+        for copy in self.copies() {
+            if let Some(shard) = copy.shard {
+                shard.close().await;
+            }
+        }
+    }
+}
+
+/// Rings when a copy becomes primary, follower, or stops; not for each write.
+async fn tell_changes(shard: Shard, changed: Arc<Notify>) {
+    let mut state = shard.state();
+    // The shard keeps the sender; a copy that was closed must not be kept by this.
+    drop(shard);
+    while state.changed().await.is_ok() {
+        changed.notify_one();
+    }
+}
+
+/// What is said of a copy: `is_witness` as the control state says, `primary` as its
+/// primary says of itself.
+fn copy_status(
+    copy: &LocalCopy,
+    consensus: &Consensus,
+    is_witness: bool,
+    primary: Option<&CopyStatus>,
+) -> CopyStatus {
+    let record = &copy.record;
+    let follower = if is_witness { CopyKind::Witness } else { CopyKind::Replica };
+    let mut told = CopyStatus {
+        database: record.database.clone(),
+        shard: record.shard,
+        group: record.group,
+        kind: follower,
+        state: CopyState::Stopped,
+        generation: 1,
+        epoch: 0,
+        sequence: 0,
+        lag_ms: None,
+        voters: Vec::new(),
+        learners: Vec::new(),
+        problem: None,
+    };
+    if let Some(group) = consensus.group(record.group) {
+        let status = group.status();
+        let status = status.borrow();
+        told.epoch = status.term;
+        told.voters = status.voters.iter().copied().collect();
+        told.learners = status.learners.iter().copied().collect();
+    }
+    if let Some((state, why)) = &copy.problem {
+        (told.state, told.problem) = (*state, Some(why.clone()));
+    }
+    let Some(shard) = &copy.shard else { return told };
+    let status = shard.status();
+    told.generation = status.position.generation.0;
+    told.sequence = status.position.sequence;
+    match status.state {
+        ShardState::Primary { epoch } => {
+            (told.kind, told.state, told.epoch) = (CopyKind::Primary, CopyState::Serving, epoch);
+            told.lag_ms = Some(0);
+        }
+        ShardState::Taking { epoch } => {
+            (told.kind, told.state, told.epoch) = (CopyKind::Primary, CopyState::CatchingUp, epoch);
+        }
+        ShardState::Follower { .. } => {
+            told.state = if is_complete(&told, primary) {
+                CopyState::Serving
+            } else {
+                CopyState::CatchingUp
+            };
+        }
+        ShardState::Stopped(why) => {
+            let state = match &why {
+                Stop::Damaged(_) => CopyState::Broken,
+                Stop::Closed | Stop::DiskFull(_) | Stop::Failed(_) => CopyState::Stopped,
+            };
+            (told.state, told.problem) = (state, Some(why.to_string()));
+        }
+    }
+    told
+}
+
+/// Batches that a replica may lack and still be called complete: it has them a
+/// moment later.
+const NEARLY: u64 = 1_000;
+
+/// Whether a follower has what the primary had when it last told. Without a primary
+/// a voter counts as complete: it is what the group will choose from.
+fn is_complete(mine: &CopyStatus, primary: Option<&CopyStatus>) -> bool {
+    match primary {
+        Some(primary) => {
+            mine.sequence > 0 && mine.sequence.saturating_add(NEARLY) >= primary.sequence
+        }
+        None => mine.sequence > 0,
+    }
+}

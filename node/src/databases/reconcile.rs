@@ -1,0 +1,200 @@
+//! Keeps the copies of this node at what the control state says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rung_control_plane::databases::copies;
+use rung_control_plane::state::ShardRecord;
+use rung_control_plane::{State, View};
+use rung_proto::soft::{CopyKind, CopyState, CopyStatus};
+use rung_proto::{GroupId, NodeId, Role};
+use rung_runtime::TaskResult;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::{CopyRecord, Databases, TELL, copy_status, group};
+use crate::node::Node;
+use crate::observe;
+
+/// How often to look even when nothing rang: positions move all the time.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Runs for as long as the node does.
+pub async fn run(node: Arc<Node>) -> TaskResult {
+    let databases = &node.databases;
+    let mut state = node.control.watch_state();
+    let mut members = node.membership.watch();
+    let mut others = node.soft.watch_others();
+    let mut steps: BTreeMap<GroupId, JoinHandle<()>> = BTreeMap::new();
+    let mut told = Told::default();
+    loop {
+        let now = state.borrow_and_update().clone();
+        let membership = members.borrow_and_update().clone();
+        others.mark_unchanged();
+        let look = || observe::view(&now, &membership, &node.soft, &node.control.leadership());
+        told.tell(&node, &now, &look());
+        let view = look();
+        open_and_leave(&node, &now, &view).await;
+        lead(&node, &now, &view, &mut steps);
+        databases.publish_directory(&now, &view);
+        tokio::select! {
+            changed = state.changed() => changed?,
+            changed = members.changed() => changed?,
+            changed = others.changed() => changed?,
+            () = databases.changed.notified() => {}
+            () = sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
+/// What was last said to the others.
+#[derive(Default)]
+struct Told {
+    copies: Vec<CopyStatus>,
+    at: Option<Instant>,
+    /// When each replica last had all that its primary had told.
+    complete: BTreeMap<GroupId, Instant>,
+}
+
+impl Told {
+    /// Says how the copies are: what matters at once, positions now and then.
+    fn tell(&mut self, node: &Node, state: &State, view: &View) {
+        let mut copies = statuses(node, state, view);
+        copies.iter_mut().for_each(|copy| self.measure_lag(copy, view));
+        node.soft.set_serving(Role::Db, serves(node.id, state, &copies, view));
+        let changed = copies.len() != self.copies.len()
+            || copies.iter().zip(&self.copies).any(|(now, before)| matters(now, before));
+        if changed || self.at.is_none_or(|at| at.elapsed() >= TELL) {
+            node.soft.update(|mine| mine.databases.clone_from(&copies));
+            (self.copies, self.at) = (copies, Some(Instant::now()));
+        }
+    }
+
+    /// How long ago a replica last had everything, as far as it was told.
+    fn measure_lag(&mut self, copy: &mut CopyStatus, view: &View) {
+        if copy.kind == CopyKind::Primary {
+            return;
+        }
+        let Some((_, primary)) = view.primary(copy.group) else { return };
+        let now = Instant::now();
+        if copy.sequence >= primary.sequence {
+            self.complete.insert(copy.group, now);
+        }
+        let since = self.complete.get(&copy.group).map(|at| now.duration_since(*at).as_millis());
+        copy.lag_ms = since.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX));
+    }
+}
+
+/// Whether more than a position differs.
+fn matters(now: &CopyStatus, before: &CopyStatus) -> bool {
+    let mut same = before.clone();
+    (same.sequence, same.lag_ms) = (now.sequence, now.lag_ms);
+    same != *now
+}
+
+fn statuses(node: &Node, state: &State, view: &View) -> Vec<CopyStatus> {
+    let databases = &node.databases;
+    let status = |copy: &super::LocalCopy| {
+        let shard = shard_of(&copy.record, state);
+        let is_witness = shard.is_some_and(|shard| shard.witness == Some(node.id));
+        let primary = view.primary(copy.record.group).filter(|(primary, _)| *primary != node.id);
+        let primary = primary.map(|(_, primary)| primary);
+        copy_status(copy, &node.consensus, is_witness, primary)
+    };
+    databases.copies().iter().map(status).collect()
+}
+
+/// Whether this node does its part of every database.
+fn serves(me: NodeId, state: &State, mine: &[CopyStatus], view: &View) -> bool {
+    if !state.owns(me, Role::Db) {
+        return false;
+    }
+    let mut shards = state.databases.values().flat_map(|database| database.shards.values());
+    shards.all(|shard| {
+        let copy = mine.iter().find(|copy| copy.group == shard.group);
+        let in_group =
+            |primary: &CopyStatus| primary.voters.contains(&me) || primary.learners.contains(&me);
+        copy.is_some_and(|copy| {
+            copy.state == CopyState::Serving
+                && (copy.kind == CopyKind::Primary
+                    || view.primary(shard.group).is_none_or(|(_, primary)| in_group(primary)))
+        })
+    })
+}
+
+fn shard_of<'a>(record: &CopyRecord, state: &'a State) -> Option<&'a ShardRecord> {
+    state.databases.get(&record.database)?.shards.get(&record.shard)
+}
+
+/// Opens copies that this node should have, and removes those that nobody counts
+/// on.
+async fn open_and_leave(node: &Node, state: &State, view: &View) {
+    let databases = &node.databases;
+    for database in state.databases.values() {
+        for (number, shard) in &database.shards {
+            let record =
+                CopyRecord { database: database.name.clone(), shard: *number, group: shard.group };
+            let has = databases.copy(shard.group).is_some();
+            let done = match (shard.founded, shard.founder == Some(node.id), has) {
+                (false, true, false) => databases.found(record).await,
+                // Somebody else is to create it: what was begun here counts for nothing.
+                (false, false, true) => databases.leave(shard.group).await,
+                (true, _, false) if is_wanted(node.id, shard, state) => {
+                    databases.join(record).await
+                }
+                (true, _, true) if may_leave(node, shard, state, view) => {
+                    databases.leave(shard.group).await
+                }
+                _ => Ok(()),
+            };
+            if let Err(failure) = done {
+                tracing::warn!(database = database.name, %failure, "a copy is not as it should be");
+            }
+        }
+    }
+}
+
+fn is_wanted(me: NodeId, shard: &ShardRecord, state: &State) -> bool {
+    copies(state).contains(&me) || shard.witness == Some(me)
+}
+
+/// A copy goes only when the primary, in a term that is not older than what the
+/// copy knows, says that this node is no member: until then the group may count
+/// on it, whatever the control state says.
+fn may_leave(node: &Node, shard: &ShardRecord, state: &State, view: &View) -> bool {
+    let mine = node.soft.mine();
+    let Some(copy) = mine.databases.iter().find(|copy| copy.group == shard.group) else {
+        return false;
+    };
+    let Some((primary, told)) = view.primary(shard.group) else { return false };
+    let is_member = told.voters.contains(&node.id) || told.learners.contains(&node.id);
+    let useless = !is_wanted(node.id, shard, state) || copy.state == CopyState::Broken;
+    useless && primary != node.id && !is_member && told.epoch >= copy.epoch
+}
+
+/// Takes the next step for each shard that this node leads, one at a time.
+fn lead(node: &Node, state: &State, view: &View, steps: &mut BTreeMap<GroupId, JoinHandle<()>>) {
+    steps.retain(|_, step| !step.is_finished());
+    for copy in node.databases.copies() {
+        let record = &copy.record;
+        let Some(shard) = shard_of(record, state).filter(|shard| shard.founded) else { continue };
+        let Some(group) = node.consensus.group(record.group) else { continue };
+        let leads = group.status().borrow().is_leader();
+        let (true, Some(local)) = (leads, copy.shard) else { continue };
+        if steps.contains_key(&record.group) {
+            continue;
+        }
+        if let Some(step) = group::next_step(node.id, shard, &group, state, view) {
+            let name = format!("{}/{}", record.database, record.shard);
+            steps.insert(record.group, tokio::spawn(group::take(step, name, local, group)));
+        }
+    }
+}
+
+impl Databases {
+    /// Whether a copy is on this node.
+    pub fn has_copies(&self) -> bool {
+        !self.lock().is_empty()
+    }
+}
