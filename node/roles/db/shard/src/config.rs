@@ -22,6 +22,19 @@ pub struct ShardConfig {
     pub number: u16,
     /// What is bounded, and by how much.
     pub limits: Limits,
+    /// Steps to leave out, to see that tests notice.
+    #[cfg(feature = "simulation")]
+    pub faults: Faults,
+}
+
+/// Steps that tests leave out on purpose.
+#[cfg(feature = "simulation")]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    /// Those of the pages.
+    pub pages: rung_pages::Faults,
+    /// Writes are answered before a quorum has them.
+    pub acknowledge_early: bool,
 }
 
 /// How the group is found.

@@ -1,6 +1,7 @@
 //! What the threads and tasks of a copy share.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -26,7 +27,8 @@ pub(crate) struct Core {
     pub config: ShardConfig,
     /// Held while a transaction may write to the file.
     pub turn: Mutex<()>,
-    pub store: Mutex<PageStore>,
+    /// Taken when the copy is closed, so that it can be opened again.
+    store: Mutex<Option<PageStore>>,
     pub desk: Mutex<Desk>,
     /// Rung when the writer thread may have something to do.
     pub bell: Condvar,
@@ -42,6 +44,23 @@ pub(crate) struct Core {
     pub readers: Arc<Readers>,
     pub proposals: mpsc::Sender<Proposal>,
     pub counts: Counts,
+}
+
+/// The file while it is worked on.
+pub(crate) struct StoreGuard<'a>(MutexGuard<'a, Option<PageStore>>);
+
+impl Deref for StoreGuard<'_> {
+    type Target = PageStore;
+
+    fn deref(&self) -> &PageStore {
+        self.0.as_ref().expect("it was there when it was locked")
+    }
+}
+
+impl DerefMut for StoreGuard<'_> {
+    fn deref_mut(&mut self) -> &mut PageStore {
+        self.0.as_mut().expect("it was there when it was locked")
+    }
 }
 
 /// Figures for the status.
@@ -157,12 +176,61 @@ impl Desk {
 }
 
 impl Core {
+    /// A copy that follows nobody yet.
+    pub fn new(
+        config: ShardConfig,
+        store: PageStore,
+        proposals: mpsc::Sender<Proposal>,
+    ) -> Arc<Self> {
+        let position = store.position();
+        // The term of the last entry is the epoch of the position that it made.
+        let place = (position.sequence > 0).then(|| rung_consensus::Position {
+            term: position.epoch,
+            index: store.durable_index(),
+        });
+        let gate = store.gate();
+        let desk = Desk::new();
+        Arc::new(Self {
+            turn: Mutex::default(),
+            store: Mutex::new(Some(store)),
+            bell: Condvar::new(),
+            readers: Arc::new(Readers::new(gate.clone(), &config.limits)),
+            gate,
+            meter: Meter::default(),
+            history: AtomicU64::new(0),
+            log: Mutex::new(LogPlace {
+                durable: place,
+                given: place,
+                is_position: place.is_some(),
+            }),
+            settled: watch::Sender::new(token_of(&config, &position)),
+            state: watch::Sender::new(desk.state.clone()),
+            desk: Mutex::new(desk),
+            proposals,
+            counts: Counts::default(),
+            config,
+        })
+    }
+
     pub fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn store(&self) -> MutexGuard<'_, PageStore> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The file.
+    ///
+    /// # Errors
+    /// When the copy is closed.
+    pub fn store(&self) -> Result<StoreGuard<'_>, PagesError> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if store.is_none() {
+            return Err(PagesError::Broken("the copy is closed".to_owned()));
+        }
+        Ok(StoreGuard(store))
+    }
+
+    /// Closes the file.
+    pub fn close_store(&self) {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub fn turn(&self) -> MutexGuard<'_, ()> {
@@ -174,12 +242,7 @@ impl Core {
     }
 
     pub fn token(&self, position: &Position) -> Token {
-        Token {
-            generation: self.config.generation,
-            shard: self.config.number,
-            epoch: position.epoch,
-            sequence: position.sequence,
-        }
+        token_of(&self.config, position)
     }
 
     /// Puts a job in the queue, or answers it.
@@ -311,9 +374,11 @@ impl Core {
         lost.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
     }
 
-    /// Notes that the write-ahead log of SQLite has grown.
-    pub fn note_checkpoint(&self, store: &PageStore) {
+    /// Looks whether the write-ahead log of SQLite has grown enough for a checkpoint.
+    pub fn note_checkpoint(&self) {
+        let Ok(store) = self.store() else { return };
         let load = store.load();
+        drop(store);
         self.counts.wal_bytes.store(load.wal_bytes, Ordering::Relaxed);
         let need = match (load.checkpoint_due, load.stop_writing) {
             (true, true) => CheckpointNeed::Must,
@@ -324,6 +389,15 @@ impl Core {
             self.desk().checkpoint = need;
             self.bell.notify_all();
         }
+    }
+}
+
+fn token_of(config: &ShardConfig, position: &Position) -> Token {
+    Token {
+        generation: config.generation,
+        shard: config.number,
+        epoch: position.epoch,
+        sequence: position.sequence,
     }
 }
 

@@ -310,7 +310,14 @@ impl Writer {
         let Connected { executor, ticket, .. } = self.connected();
         let (result, stopped, captured) = {
             // The store must not work on the file while something is committed to it.
-            let mut store = core.store();
+            let mut store = match core.store() {
+                Ok(store) => store,
+                Err(error) => {
+                    // Nobody may be waiting any more.
+                    let _ = reply.send(Err(ShardError::Stopped(error.to_string())));
+                    return;
+                }
+            };
             core.meter.begin(None, Some(until), cancel);
             let result = catch_unwind(AssertUnwindSafe(|| work(executor)));
             let stopped = core.meter.end();

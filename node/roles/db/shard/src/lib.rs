@@ -37,6 +37,8 @@ mod turn;
 mod writer;
 
 pub use cancel::Cancel;
+#[cfg(feature = "simulation")]
+pub use config::Faults;
 pub use config::{First, Limits, ShardConfig};
 pub use error::{HandOverError, ShardError};
 pub use interactive::WriteTransaction;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rung_consensus::{Committed, OwnCopy, Position, SnapshotSource, StateMachine};
 use rung_pages::{Outcome, PagesError};
 
-use crate::core::{Core, stop_for};
+use crate::core::{Core, LogPlace, stop_for};
 use crate::payload::{self, APPLIED, PART, SKIPPED};
 use crate::status::CopyState;
 
@@ -19,9 +19,9 @@ impl Machine {
     /// Gives entries to the store, if need be after the writer has left the file.
     fn give(&self, entries: &[(u64, &[u8])]) -> Result<Vec<Outcome>, PagesError> {
         let core = &*self.0;
-        match core.store().apply(entries) {
-            Err(PagesError::WriterBusy) => {}
-            given => return given,
+        let given = core.store()?.apply(entries);
+        if !matches!(given, Err(PagesError::WriterBusy)) {
+            return given;
         }
         // An entry of somebody else: whatever the writer does now is lost.
         let state = core.desk().state.clone();
@@ -32,7 +32,7 @@ impl Machine {
         core.bell.notify_all();
         let _turn = core.turn();
         core.meter.rest();
-        core.store().apply(entries)
+        core.store()?.apply(entries)
     }
 
     fn fail(&self, error: &PagesError) -> io::Error {
@@ -88,12 +88,13 @@ impl StateMachine for Machine {
                 _ => SKIPPED,
             });
         }
-        core.note_checkpoint(&core.store());
+        core.note_checkpoint();
         Ok(answers)
     }
 
     fn snapshot(&mut self) -> io::Result<SnapshotSource> {
-        match self.0.store().snapshot() {
+        let snapshot = self.0.store().and_then(|store| store.snapshot());
+        match snapshot {
             Ok(snapshot) => Ok(Box::new(snapshot)),
             Err(error) => Err(self.fail(&error)),
         }
@@ -105,21 +106,13 @@ impl StateMachine for Machine {
         core.bell.notify_all();
         let _turn = core.turn();
         core.meter.rest();
-        let restored = {
-            let mut store = core.store();
-            let restored = store.restore(source);
-            let mut log = core.log();
-            if restored.is_ok() {
-                let term = store.position().epoch;
-                let place = Position { term, index: store.durable_index() };
-                *log = crate::core::LogPlace {
-                    durable: Some(place),
-                    given: Some(place),
-                    is_position: true,
-                };
-            }
-            restored.map(|()| store.position())
-        };
+        let restored = core.store().and_then(|mut store| {
+            store.restore(source)?;
+            let position = store.position();
+            let place = Position { term: position.epoch, index: store.durable_index() };
+            *core.log() = LogPlace { durable: Some(place), given: Some(place), is_position: true };
+            Ok(position)
+        });
         match restored {
             Ok(position) => {
                 core.history.fetch_add(1, Ordering::AcqRel);
@@ -142,3 +135,6 @@ impl StateMachine for Machine {
         Some(self.0.log().own_copy())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! One copy of one shard, as its users see it.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,17 +14,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cancel::Cancel;
 use crate::config::{First, ShardConfig};
-use crate::core::{Core, Counts, Desk, LogPlace};
+use crate::core::Core;
 use crate::error::{HandOverError, ShardError};
 use crate::fresh::Fresh;
 use crate::interactive::WriteTransaction;
 use crate::job::{self, Boxed, Job, JobKind, Stage, Verdict};
 use crate::machine::Machine;
 use crate::read::{ReadLevel, ReadTransaction, read_once};
-use crate::readers::Readers;
 use crate::status::{CopyState, ShardStatus, Stop};
 use crate::token::Token;
-use crate::turn::{Meter, Turn};
+use crate::turn::Turn;
 use crate::{hand_over, payload, propose, take_over, writer};
 
 /// One copy of one shard on this node. Clones are the same copy.
@@ -109,6 +108,7 @@ impl Shard {
                 tracing::warn!(shard = ?self, "the writer of a shard ended with a panic");
             }
         }
+        core.close_store();
     }
 
     /// The shard's group: its members, its leader, its log.
@@ -303,33 +303,5 @@ fn open_core(
             _ => OpenError::Failed { group, what },
         }
     })?;
-    let position = store.position();
-    // The term of the last entry is the epoch of the position that it made.
-    let place = (position.sequence > 0)
-        .then(|| Position { term: position.epoch, index: store.durable_index() });
-    let gate = store.gate();
-    let token = Token {
-        generation: config.generation,
-        shard: config.number,
-        epoch: position.epoch,
-        sequence: position.sequence,
-    };
-    let desk = Desk::new();
-    let state = watch::Sender::new(desk.state.clone());
-    Ok(Arc::new(Core {
-        turn: Mutex::default(),
-        store: Mutex::new(store),
-        desk: Mutex::new(desk),
-        bell: Condvar::new(),
-        readers: Arc::new(Readers::new(gate.clone(), &config.limits)),
-        gate,
-        meter: Meter::default(),
-        history: AtomicU64::new(0),
-        log: Mutex::new(LogPlace { durable: place, given: place, is_position: place.is_some() }),
-        settled: watch::Sender::new(token),
-        state,
-        proposals,
-        counts: Counts::default(),
-        config,
-    }))
+    Ok(Core::new(config, store, proposals))
 }

@@ -27,6 +27,13 @@ pub enum CopyState {
     Stopped(Stop),
 }
 
+impl CopyState {
+    /// Whether it takes writes.
+    pub fn is_primary(&self) -> bool {
+        matches!(self, CopyState::Primary { .. })
+    }
+}
+
 /// Why a copy stopped, and what to do about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Stop {

@@ -48,8 +48,10 @@ async fn take_over(core: Arc<Core>, group: Group, epoch: u64) {
     let taking = CopyState::Taking { epoch };
     loop {
         let for_store = Arc::clone(&core);
-        let barrier = tokio::task::spawn_blocking(move || for_store.store().barrier(epoch)).await;
-        let Ok(barrier) = barrier else { return };
+        let barrier = tokio::task::spawn_blocking(move || {
+            for_store.store().map(|store| store.barrier(epoch))
+        });
+        let Ok(Ok(barrier)) = barrier.await else { return };
         if core.desk().state != taking {
             return;
         }

@@ -24,6 +24,8 @@ pub(crate) struct Connected {
     pub ticket: WriterTicket,
     /// [`Core::history`] when it was opened.
     history: u64,
+    /// Whether the database has a catalog.
+    is_installed: bool,
 }
 
 pub(crate) struct Writer {
@@ -110,6 +112,10 @@ impl Writer {
             job.refuse(ShardError::Failed(error.to_string()));
             return;
         }
+        if let Err(error) = self.install(epoch) {
+            job.refuse(error);
+            return;
+        }
         match job.kind {
             JobKind::Write(..) => self.batch(job, epoch),
             JobKind::Begin(reply) => self.interactive(reply, epoch),
@@ -127,14 +133,37 @@ impl Writer {
             return Ok(());
         }
         self.connected = None;
-        let mut writer = self.core.store().writer()?;
+        let mut writer = self.core.store()?.writer()?;
         let failed =
             |source| PagesError::Sqlite { what: "prepare a connection for writing", source };
         self.core.meter.install(&mut writer.connection).map_err(failed)?;
         let executor = Executor::new(writer.connection)
             .map_err(|error| PagesError::Broken(error.to_string()))?;
-        self.connected = Some(Connected { executor, ticket: writer.ticket, history });
+        self.connected =
+            Some(Connected { executor, ticket: writer.ticket, history, is_installed: false });
         Ok(())
+    }
+
+    /// Makes the catalog in an empty database, which the first write is for.
+    fn install(&mut self, epoch: u64) -> Result<(), ShardError> {
+        let connected = self.connected();
+        if connected.is_installed {
+            return Ok(());
+        }
+        let failed = |error: rusqlite::Error| sqlite_error(&error);
+        connected.executor.connection().execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        match connected.executor.install() {
+            Ok(()) => {
+                connected.is_installed = true;
+                self.commit(epoch, Vec::new());
+                // If it could not become an entry, it was taken back.
+                if self.is_connected() { Ok(()) } else { Err(ShardError::Lost) }
+            }
+            Err(error) => {
+                self.roll_back();
+                Err(ShardError::Refused(Box::new(error)))
+            }
+        }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -153,7 +182,10 @@ impl Writer {
         let Connected { executor, ticket, .. } = self.connected();
         let captured = {
             // The store must not work on the file while something is committed to it.
-            let mut store = core.store();
+            let mut store = match core.store() {
+                Ok(store) => store,
+                Err(error) => return self.captured(Err(error), epoch, waiting),
+            };
             let connection = executor.connection();
             let committed =
                 connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
@@ -192,6 +224,7 @@ impl Writer {
         waiting: Vec<Waiting>,
     ) {
         let core = Arc::clone(&self.core);
+        core.note_checkpoint();
         match captured {
             Ok(None) => core.answer_after_last(waiting),
             Ok(Some(captured)) => self.propose(captured, epoch, waiting),
@@ -208,6 +241,8 @@ impl Writer {
         let core = Arc::clone(&self.core);
         let Captured { position, parts } = captured;
         core.counts.batches.fetch_add(1, Ordering::Relaxed);
+        #[cfg(feature = "simulation")]
+        let waiting = acknowledge_early(&core, &position, waiting);
         core.desk().in_flight.push(position, waiting);
         for part in parts {
             let payload = match part {
@@ -232,7 +267,7 @@ impl Writer {
     /// Takes back what is in flight in the file. The turn is ours.
     pub fn undo_now(&mut self) {
         self.connected = None;
-        let undone = self.core.store().undo();
+        let undone = self.core.store().and_then(|mut store| store.undo());
         self.core.history.fetch_add(1, Ordering::AcqRel);
         match undone {
             Ok(_) => {
@@ -250,7 +285,7 @@ impl Writer {
     fn checkpoint(&mut self, need: CheckpointNeed) {
         let core = Arc::clone(&self.core);
         let _turn = core.turn();
-        let mut store = core.store();
+        let Ok(mut store) = core.store() else { return };
         // The term of the last entry must be known after a start.
         let knows_term = core.log().is_position;
         let done = if knows_term { store.checkpoint_if_due() } else { Ok(Checkpoint::NotDue) };
@@ -272,6 +307,20 @@ impl Writer {
             std::thread::sleep(AGAIN);
         }
     }
+}
+
+/// What a test must notice.
+#[cfg(feature = "simulation")]
+fn acknowledge_early(
+    core: &Core,
+    position: &rung_pages::Position,
+    waiting: Vec<Waiting>,
+) -> Vec<Waiting> {
+    if !core.config.faults.acknowledge_early {
+        return waiting;
+    }
+    waiting.into_iter().for_each(|waiting| (waiting.answer)(Ok(core.token(position))));
+    Vec::new()
 }
 
 /// A checkpoint has made everything durable that was applied.

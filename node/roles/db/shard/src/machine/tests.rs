@@ -1,0 +1,99 @@
+//! What a copy does with entries that come in another order than they were made.
+
+use std::path::Path;
+
+use rung_consensus::GroupConfig;
+use rung_pages::{Options, PageStore};
+use rung_proto::{Generation, GroupId, NodeId};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::config::{Limits, ShardConfig};
+
+fn machine(dir: &Path, skip_parent_check: bool) -> Machine {
+    let options = Options {
+        #[cfg(feature = "simulation")]
+        faults: rung_pages::Faults { skip_parent_check, ..Default::default() },
+        ..Options::default()
+    };
+    assert!(cfg!(feature = "simulation") || !skip_parent_check);
+    let store = PageStore::open(dir, options).unwrap();
+    let config = ShardConfig {
+        dir: dir.to_owned(),
+        group: GroupConfig::new(GroupId(1), "test"),
+        node: NodeId(1),
+        generation: Generation(1),
+        number: 0,
+        limits: Limits::default(),
+        #[cfg(feature = "simulation")]
+        faults: Default::default(),
+    };
+    Machine(Core::new(config, store, mpsc::channel(1).0))
+}
+
+/// A barrier of epoch 1 and two commits, as a primary makes them.
+fn made(dir: &Path) -> Vec<Vec<u8>> {
+    let mut store = PageStore::open(dir, Options::default()).unwrap();
+    let barrier = store.barrier(1);
+    store.apply(&[(1, &barrier)]).unwrap();
+    let writer = store.writer().unwrap();
+    let mut made = vec![barrier];
+    for sql in ["CREATE TABLE t(x)", "INSERT INTO t VALUES (1)"] {
+        writer.connection.execute_batch(sql).unwrap();
+        let captured = store.capture(writer.ticket, 1).unwrap().unwrap();
+        made.extend(captured.parts.map(Result::unwrap));
+    }
+    made
+}
+
+fn answers(machine: &mut Machine, entries: &[(u64, u64, u64, &[u8])]) -> Vec<Bytes> {
+    let committed = |(index, term, epoch, entry): &(u64, u64, u64, &[u8])| Committed {
+        index: *index,
+        term: *term,
+        payload: payload::encode(*epoch, entry),
+    };
+    let entries: Vec<Committed> = entries.iter().map(committed).collect();
+    machine.apply(&entries).unwrap()
+}
+
+#[test]
+fn an_entry_of_an_earlier_epoch_is_passed_over() {
+    let dirs = tempfile::tempdir().unwrap();
+    let made = made(&dirs.path().join("made"));
+    let mut machine = machine(&dirs.path().join("copy"), false);
+    let all = [
+        (1, 1, 1, &made[0][..]),
+        (2, 1, 1, &made[1]),
+        // It reached the log in a later term.
+        (3, 2, 1, &made[2]),
+        // Somebody proposed it again under a new epoch.
+        (4, 2, 2, &made[0]),
+    ];
+    assert_eq!(answers(&mut machine, &all), [APPLIED, APPLIED, SKIPPED, SKIPPED]);
+    assert_eq!(machine.0.gate.position().sequence, 2);
+}
+
+/// A commit whose parent is not the position: a barrier came between.
+fn after_a_barrier(skip_parent_check: bool) -> io::Result<Vec<Bytes>> {
+    let dirs = tempfile::tempdir().unwrap();
+    let made = made(&dirs.path().join("made"));
+    let mut machine = machine(&dirs.path().join("copy"), skip_parent_check);
+    let first = [(1, 1, 1, &made[0][..]), (2, 1, 1, &made[1])];
+    assert_eq!(answers(&mut machine, &first), [APPLIED, APPLIED]);
+    let barrier = machine.0.store().unwrap().barrier(2);
+    assert_eq!(answers(&mut machine, &[(3, 2, 2, &barrier)]), [APPLIED]);
+    let payload = payload::encode(2, &made[2]);
+    machine.apply(&[Committed { index: 4, term: 2, payload }])
+}
+
+#[test]
+fn an_entry_with_another_parent_is_passed_over() {
+    assert_eq!(after_a_barrier(false).unwrap(), [SKIPPED]);
+}
+
+#[cfg(feature = "simulation")]
+#[test]
+fn a_parent_that_is_not_checked_is_noticed() {
+    // The test above would fail.
+    assert!(!matches!(after_a_barrier(true), Ok(answers) if answers == [SKIPPED]));
+}

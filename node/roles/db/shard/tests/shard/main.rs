@@ -1,0 +1,10 @@
+//! Copies of a shard in one process: real files, real logs, and a network that can
+//! be cut.
+
+mod chaos;
+mod checker;
+mod interactive;
+mod limits;
+mod one_copy;
+mod support;
+mod three_copies;
