@@ -1,5 +1,8 @@
 //! Executes statements on one SQLite connection.
 
+mod copy_in;
+mod copy_out;
+mod copy_text;
 mod deferred;
 mod errors;
 mod guards;
@@ -12,10 +15,12 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+pub use copy_in::CopyIn;
+
 use crate::analyze::Plan;
 use crate::context::{Context, SharedContext};
 use crate::result::{Complete, Description, Formats, Parameters, ResultColumn, RowSink};
-use crate::statement::{Body, Kind, Statement};
+use crate::statement::{Body, CopyDirection, Kind, Statement};
 use crate::system::System;
 use crate::{Catalog, PgType, SqlError, SqlState, TypeUse, catalog_store, functions, schema};
 use plans::Plans;
@@ -103,8 +108,9 @@ impl Executor {
         }
     }
 
-    /// Executes a statement of the kinds read, write, schema and vacuum. What it
-    /// changed before an error is undone.
+    /// Executes a statement of the kinds read, write, schema and vacuum, and `COPY ... TO
+    /// STDOUT`, whose records are given to the sink one by one with the number of fields
+    /// 0. What it changed before an error is undone.
     ///
     /// # Errors
     /// As PostgreSQL's; 57014 if the connection was interrupted, which also undoes the
@@ -127,6 +133,9 @@ impl Executor {
                 let mut complete = self.run(&plan, parameters, formats, context, rows)?;
                 complete.effects = std::mem::take(&mut self.context.lock().effects);
                 Ok(complete)
+            }
+            (Kind::Copy(command), _) if command.direction == CopyDirection::Out => {
+                self.copy_out(command, parameter_types, parameters, context, rows)
             }
             (Kind::Read, Body::Explain { statement, .. }) => {
                 self.explain(statement, parameter_types, context, rows)

@@ -32,7 +32,7 @@ pub use catalog::{
 pub use catalog_store::{install, load_catalog, load_version};
 pub use context::{Context, Effects, SharedContext};
 pub use error::{SqlError, SqlState};
-pub use executor::Executor;
+pub use executor::{CopyIn, Executor};
 pub use parse::parse;
 pub use pg_type::PgType;
 pub use result::{Complete, Description, Formats, Parameters, ResultColumn, RowSink};

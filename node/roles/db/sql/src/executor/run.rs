@@ -10,7 +10,7 @@ use super::{Executor, errors, explain_column};
 use crate::analyze::{Plan, Tag};
 use crate::result::{Complete, Formats, Parameters, ResultColumn, RowSink};
 use crate::values::{decode_binary, decode_text, encode_binary, encode_text};
-use crate::{Context, SqlError, SqlState, TypeUse};
+use crate::{Catalog, Context, SqlError, SqlState, TypeUse, system};
 
 /// The buffer for a row is kept from one statement to the next up to this size.
 const BUFFER_KEPT: usize = 1 << 20;
@@ -59,7 +59,7 @@ impl Executor {
                 break;
             }
             self.buffer.clear();
-            write_row(&mut self.buffer, row, &columns, context)?;
+            write_row(&mut self.buffer, row, &columns, &self.catalog, context)?;
             count += 1;
             suspended = sink.row(&self.buffer, columns.len()).is_break();
         }
@@ -171,7 +171,7 @@ fn unknown_format(format: i16) -> SqlError {
 }
 
 /// Parameters that the statement does not mention have no place in SQLite's.
-fn bind(statement: &mut CachedStatement<'_>, values: &[Value]) -> rusqlite::Result<()> {
+pub(super) fn bind(statement: &mut CachedStatement<'_>, values: &[Value]) -> rusqlite::Result<()> {
     let known = statement.parameter_count();
     for (index, value) in values.iter().take(known).enumerate() {
         statement.raw_bind_parameter(index + 1, value)?;
@@ -194,12 +194,22 @@ fn write_row(
     buffer: &mut Vec<u8>,
     row: &Row<'_>,
     columns: &[ResultColumn],
+    catalog: &Catalog,
     context: &Context,
 ) -> Result<(), Failure> {
     for (index, column) in columns.iter().enumerate() {
         let value = row.get_ref(index)?;
         if let ValueRef::Null = value {
             buffer.extend_from_slice(&(-1i32).to_be_bytes());
+            continue;
+        }
+        if let (0, ValueRef::Integer(oid)) = (column.format, value)
+            && let Some(name) = system::name_shown(catalog, &column.data_type.base, oid)
+        {
+            write_field(buffer, |buffer| {
+                buffer.extend_from_slice(name.as_bytes());
+                Ok(())
+            })?;
             continue;
         }
         write_field(buffer, |buffer| match column.format {
