@@ -19,8 +19,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
+use rusqlite::types::Value;
 
-pub(crate) use functions::{FUNCTIONS, relation_oid};
+pub(crate) use functions::{FUNCTIONS, name_shown, relation_oid};
 pub(crate) use relations::find;
 
 use crate::{Catalog, Context, SharedContext};
@@ -41,6 +42,16 @@ fn schema_oid(name: &str) -> u32 {
         "information_schema" => INFORMATION_SCHEMA,
         _ => PUBLIC,
     }
+}
+
+fn schema_name(oid: i64) -> Value {
+    let known = [PG_CATALOG, PUBLIC, INFORMATION_SCHEMA].into_iter().find(|k| i64::from(*k) == oid);
+    Value::Text(match known {
+        Some(PG_CATALOG) => "pg_catalog".to_owned(),
+        Some(PUBLIC) => "public".to_owned(),
+        Some(_) => "information_schema".to_owned(),
+        None => oid.to_string(),
+    })
 }
 
 /// What a connection's relations and functions of the system know. Cheap to clone.

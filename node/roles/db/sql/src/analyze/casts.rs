@@ -170,7 +170,7 @@ impl Analyzer<'_> {
             Form::Literal(text) if expression.data_type.base == PgType::Unknown => {
                 self.constant(&text, target, why)?
             }
-            Form::Literal(ref text) if is_foldable(expression.base(), &target.base, why) => {
+            Form::Literal(ref text) if is_foldable(text, expression.base(), &target.base) => {
                 self.constant(&text.clone(), target, why)?
             }
             Form::Parameter(number) if self.parameter_type(number).is_none() => {
@@ -290,13 +290,15 @@ impl Analyzer<'_> {
     }
 }
 
-/// A number literal is read anew as another type of number, so that nothing is lost.
-fn is_foldable(from: &PgType, to: &PgType, why: Conversion) -> bool {
+/// A number literal is read anew as another type of number, so that nothing is lost; one
+/// that does not fit is an error of the conversion.
+fn is_foldable(text: &str, from: &PgType, to: &PgType) -> bool {
     let number = |base: &PgType| category(base) == Category::Number;
-    number(from)
-        && number(to)
-        && can_convert(from, to, why)
-        && !(*from == PgType::Numeric && matches!(to, PgType::Int2 | PgType::Int4 | PgType::Int8))
+    match to {
+        PgType::Int2 => text.parse::<i16>().is_ok(),
+        PgType::Int4 => text.parse::<i32>().is_ok(),
+        _ => number(from) && number(to) && can_convert(from, to, Conversion::Implicit),
+    }
 }
 
 pub(crate) fn cannot_convert(from: &PgType, to: &PgType) -> SqlError {
@@ -331,6 +333,7 @@ fn cast_sql(sql: &str, from: &PgType, to: &PgType) -> String {
         (T::Text | T::Varchar | T::Name, T::Regclass) => format!("rung_to_regclass({sql}, 1)"),
         (T::Text | T::Varchar | T::Name, T::Regtype) => format!("rung_to_regtype({sql}, 1)"),
         (T::Regclass, T::Text | T::Varchar | T::Name) => format!("rung_regclass_text({sql})"),
+        (T::Oid, T::Name) => format!("rung_schema_name({sql})"),
         (T::Regtype, T::Text | T::Varchar | T::Name) => format!("rung_regtype_text({sql})"),
         _ => format!("rung_cast({sql}, {}, {}, -1)", type_literal(from), type_literal(to)),
     }

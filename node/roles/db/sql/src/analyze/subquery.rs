@@ -293,7 +293,22 @@ impl Analyzer<'_> {
         chain: &[AccessExpr],
         scope: Scope<'_>,
     ) -> Result<Expression, SqlError> {
-        let root = self.expression(root, scope)?;
+        // `t.a[1]`: what stands before the first bracket is the name of a column.
+        let mut names = match root {
+            Expr::Identifier(ident) => vec![ident.clone()],
+            _ => Vec::new(),
+        };
+        let mut chain = chain;
+        while let ([AccessExpr::Dot(Expr::Identifier(ident)), rest @ ..], false) =
+            (chain, names.is_empty())
+        {
+            names.push(ident.clone());
+            chain = rest;
+        }
+        let root = match names.len() {
+            0 | 1 => self.expression(root, scope)?,
+            _ => self.expression(&Expr::CompoundIdentifier(names), scope)?,
+        };
         let mut value = self.settle(root)?;
         for access in chain {
             let AccessExpr::Subscript(Subscript::Index { index }) = access else {

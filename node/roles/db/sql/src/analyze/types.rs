@@ -163,12 +163,15 @@ fn seconds(precision: Option<u64>) -> Result<i32, SqlError> {
     }
 }
 
+/// Types that go by another name here.
 fn named(name: &str) -> Option<PgType> {
     match name {
-        "name" => Some(PgType::Name),
-        "oid" => Some(PgType::Oid),
-        "regtype" => Some(PgType::Regtype),
-        "timestamptz" => Some(PgType::Timestamptz),
-        _ => None,
+        // Functions are known by name here, also in the catalog.
+        "regproc" => Some(PgType::Text),
+        // A schema's oid becomes its name, which no other conversion to a name does.
+        "regnamespace" => Some(PgType::Name),
+        // What the grammar knows under these names has modifiers and synonyms.
+        "unknown" | "void" => None,
+        _ => PgType::from_name(name),
     }
 }

@@ -7,7 +7,7 @@ use rusqlite::types::Value;
 
 use super::rows::Rows;
 use super::{System, information_schema, objects, server, types, views};
-use crate::{Catalog, Context, Relation};
+use crate::{Catalog, Context, Relation, Sequence};
 
 /// The rows of one relation.
 #[derive(Debug)]
@@ -19,6 +19,24 @@ pub(super) struct Table {
 pub(super) struct Source<'a> {
     pub catalog: &'a Catalog,
     pub context: &'a Context,
+}
+
+impl Source<'_> {
+    /// Tables and views in the order in which they were made.
+    pub fn relations(&self) -> Vec<&Relation> {
+        let mut all: Vec<&Relation> =
+            self.catalog.relations.values().map(|relation| &**relation).collect();
+        all.sort_by_key(|relation| relation.oid);
+        all
+    }
+
+    /// Sequences in the order in which they were made.
+    pub fn sequences(&self) -> Vec<&Sequence> {
+        let mut all: Vec<&Sequence> =
+            self.catalog.sequences.values().map(|sequence| &**sequence).collect();
+        all.sort_by_key(|sequence| sequence.oid);
+        all
+    }
 }
 
 /// Relations whose rows are about the session, which are made anew each time.

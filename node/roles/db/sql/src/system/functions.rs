@@ -121,6 +121,7 @@ const CALLS: &[Function] = &[
     ("rung_to_regclass", 2, to_regclass),
     ("rung_regclass_text", 1, regclass_text),
     ("rung_to_regtype", 2, to_regtype),
+    ("rung_schema_name", 1, |call, _| Ok(integer(call, 0).map_or(Value::Null, super::schema_name))),
     ("rung_regtype_text", 1, |call, _| match integer(call, 0) {
         Some(0) => Ok(Value::Text("-".to_owned())),
         oid => Ok(format_type(oid, None)),
@@ -388,19 +389,35 @@ fn to_regclass(call: &Call<'_>, system: &System) -> Outcome {
 
 fn regclass_text(call: &Call<'_>, system: &System) -> Outcome {
     let Some(oid) = integer(call, 0) else { return Ok(Value::Null) };
+    Ok(Value::Text(relation_text(&system.catalog(), oid)))
+}
+
+/// What is shown for the oid of a relation.
+fn relation_text(catalog: &Catalog, oid: i64) -> String {
     if oid == 0 {
-        return Ok(Value::Text("-".to_owned()));
+        return "-".to_owned();
     }
-    let catalog = system.catalog();
-    if let Some(name) = name_of(&catalog, oid) {
-        return Ok(Value::Text(quote_if_needed(&name)));
+    if let Some(name) = name_of(catalog, oid) {
+        return quote_if_needed(&name);
     }
     let mut all = relations::all().iter();
-    Ok(Value::Text(match all.find(|system| i64::from(system.relation.oid) == oid) {
+    match all.find(|system| i64::from(system.relation.oid) == oid) {
         Some(system) if system.schema == "pg_catalog" => system.name.to_owned(),
         Some(system) => format!("{}.{}", system.schema, system.name),
         None => oid.to_string(),
-    }))
+    }
+}
+
+/// What a client is shown in place of an oid, for types whose values are names.
+pub(crate) fn name_shown(catalog: &Catalog, data_type: &PgType, oid: i64) -> Option<String> {
+    match data_type {
+        PgType::Regclass => Some(relation_text(catalog, oid)),
+        PgType::Regtype => match format_type(Some(oid), None) {
+            Value::Text(name) => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn to_regtype(call: &Call<'_>, _: &System) -> Outcome {

@@ -33,10 +33,9 @@ fn yes_or_no(value: bool) -> &'static str {
 /// Relations with the schema they are in and the name they have there.
 fn all<'a>(source: &'a Source<'_>) -> impl Iterator<Item = (&'static str, &'a str, &'a Relation)> {
     let own = source
-        .catalog
-        .relations
-        .values()
-        .map(|relation| ("public", relation.name.as_str(), &**relation));
+        .relations()
+        .into_iter()
+        .map(|relation| ("public", relation.name.as_str(), relation));
     own.chain(relations::all().iter().map(|system| (system.schema, system.name, &*system.relation)))
 }
 
@@ -160,7 +159,7 @@ fn one_column(
 }
 
 fn views(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for view in source.catalog.relations.values() {
+    for view in source.relations() {
         if view.kind == RelationKind::View {
             row!(rows,
                 table_catalog: &*source.context.database, table_schema: "public",
@@ -174,7 +173,7 @@ fn views(rows: &mut Rows<'_>, source: &Source<'_>) {
 }
 
 fn sequences(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for sequence in source.catalog.sequences.values() {
+    for sequence in source.sequences() {
         row!(rows,
             sequence_catalog: &*source.context.database, sequence_schema: "public",
             sequence_name: &sequence.name, data_type: sequence.data_type.name(),
@@ -189,7 +188,7 @@ fn sequences(rows: &mut Rows<'_>, source: &Source<'_>) {
 
 fn table_constraints(rows: &mut Rows<'_>, source: &Source<'_>) {
     let database = &*source.context.database;
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for constraint in &relation.constraints {
             let (kind, deferrable, deferred) = match &constraint.kind {
                 ConstraintKind::PrimaryKey => ("PRIMARY KEY", false, false),
@@ -225,7 +224,7 @@ fn not_null_name(relation: &Relation, column: &Column) -> String {
 
 fn check_constraints(rows: &mut Rows<'_>, source: &Source<'_>) {
     let database = &*source.context.database;
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for constraint in &relation.constraints {
             if let ConstraintKind::Check { expression } = &constraint.kind {
                 row!(rows,
@@ -246,7 +245,7 @@ fn check_constraints(rows: &mut Rows<'_>, source: &Source<'_>) {
 
 fn key_column_usage(rows: &mut Rows<'_>, source: &Source<'_>) {
     let database = &*source.context.database;
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for constraint in &relation.constraints {
             let referred = match &constraint.kind {
                 ConstraintKind::Check { .. } => continue,
@@ -279,7 +278,7 @@ fn key_column_usage(rows: &mut Rows<'_>, source: &Source<'_>) {
 
 fn referential_constraints(rows: &mut Rows<'_>, source: &Source<'_>) {
     let database = &*source.context.database;
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for constraint in &relation.constraints {
             let ConstraintKind::ForeignKey { table, columns, on_update, on_delete, .. } =
                 &constraint.kind
@@ -305,7 +304,7 @@ fn referential_constraints(rows: &mut Rows<'_>, source: &Source<'_>) {
 /// The columns that a constraint is about: for a foreign key those it refers to.
 fn constraint_column_usage(rows: &mut Rows<'_>, source: &Source<'_>) {
     let database = &*source.context.database;
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for constraint in &relation.constraints {
             let (table, columns) = match &constraint.kind {
                 ConstraintKind::ForeignKey { table, columns, .. } => (table, columns),
@@ -324,7 +323,7 @@ fn constraint_column_usage(rows: &mut Rows<'_>, source: &Source<'_>) {
 
 fn constraint_table_usage(rows: &mut Rows<'_>, source: &Source<'_>) {
     let database = &*source.context.database;
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for constraint in &relation.constraints {
             let table = match &constraint.kind {
                 ConstraintKind::ForeignKey { table, .. } => table,
@@ -343,7 +342,7 @@ fn constraint_table_usage(rows: &mut Rows<'_>, source: &Source<'_>) {
 /// The database's user may do everything.
 fn privileges(rows: &mut Rows<'_>, source: &Source<'_>) {
     let user = &*source.context.user;
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for privilege in ["INSERT", "SELECT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES"] {
             row!(rows,
                 grantor: user, grantee: user, table_catalog: &*source.context.database,

@@ -6,9 +6,12 @@ use super::contents::Source;
 use super::rows::{Rows, row};
 use super::types::{self, Traits};
 use super::{BTREE, HEAP, OWNER, PUBLIC, relations, schema_oid};
+use crate::analyze::type_of_expression;
 use crate::parse::parse_expression;
 use crate::schema::sqlite_text::split_key;
-use crate::{Column, ConstraintKind, Identity, Index, Relation, RelationKind};
+use crate::{
+    Column, ConstraintKind, Identity, Index, PgType, Relation, RelationKind, TypeUse,
+};
 
 /// `pg_class.oid` of the catalogs that descriptions and dependencies refer to.
 const CLASS_CATALOG: u32 = 1259;
@@ -59,8 +62,35 @@ fn key_column<'a>(table: &'a Relation, key: &str) -> Option<&'a Column> {
     }
 }
 
+/// A key of an index as a column of it. That of an expression is named after its
+/// function.
+fn key_attribute(table: &Relation, key: &str, source: &Source<'_>) -> Option<Column> {
+    let bare = |name: String, data_type: TypeUse| Column {
+        name,
+        number: 0,
+        data_type,
+        not_null: false,
+        default: None,
+        identity: None,
+        generated: false,
+        sequence: None,
+        comment: None,
+    };
+    if let Some(column) = key_column(table, key) {
+        return Some(bare(column.name.clone(), column.data_type.clone()));
+    }
+    let expression = parse_expression(split_key(key).0).ok()?;
+    let data_type =
+        type_of_expression(&expression, Some(table), source.catalog, source.context).ok()?;
+    let name = match &expression {
+        Expr::Function(function) => function.name.to_string().to_lowercase(),
+        _ => "expr".to_owned(),
+    };
+    Some(bare(name, data_type))
+}
+
 pub(super) fn classes(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         class(rows, relation, &relation.name, PUBLIC, source);
         for index in indexes_of(relation) {
             row!(rows,
@@ -71,7 +101,7 @@ pub(super) fn classes(rows: &mut Rows<'_>, source: &Source<'_>) {
             );
         }
     }
-    for sequence in source.catalog.sequences.values() {
+    for sequence in source.sequences() {
         row!(rows,
             oid: sequence.oid, relname: &sequence.name, relnamespace: PUBLIC, relowner: OWNER,
             relfilenode: sequence.oid, relpages: 1, reltuples: 1.0, relpersistence: 'p',
@@ -108,21 +138,14 @@ fn class(rows: &mut Rows<'_>, relation: &Relation, name: &str, schema: u32, sour
 }
 
 pub(super) fn attributes(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for column in &relation.columns {
             attribute(rows, relation.oid, column, column.number);
         }
         for index in indexes_of(relation) {
             for (number, key) in (1i16..).zip(&index.keys) {
-                if let Some(column) = key_column(relation, key) {
-                    let bare = Column {
-                        not_null: false,
-                        default: None,
-                        identity: None,
-                        generated: false,
-                        ..column.clone()
-                    };
-                    attribute(rows, index.oid, &bare, number);
+                if let Some(column) = key_attribute(relation, key, source) {
+                    attribute(rows, index.oid, &column, number);
                 }
             }
         }
@@ -160,7 +183,7 @@ fn default_oid(relation: &Relation, column: &Column) -> u32 {
 }
 
 pub(super) fn defaults(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for column in relation.columns.iter().filter(|column| column.default.is_some()) {
             row!(rows,
                 oid: default_oid(relation, column), adrelid: relation.oid, adnum: column.number,
@@ -171,19 +194,24 @@ pub(super) fn defaults(rows: &mut Rows<'_>, source: &Source<'_>) {
 }
 
 pub(super) fn indexes(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for index in indexes_of(relation) {
             let columns: Vec<Option<&Column>> =
                 index.keys.iter().map(|key| key_column(relation, key)).collect();
             let numbers: Vec<i16> =
                 columns.iter().map(|column| column.map_or(0, |column| column.number)).collect();
-            let collations: Vec<u32> = columns
+            let types: Vec<Option<PgType>> = index
+                .keys
                 .iter()
-                .map(|column| column.map_or(0, |c| types::traits(&c.data_type.base).collation))
+                .map(|key| Some(key_attribute(relation, key, source)?.data_type.base))
                 .collect();
-            let classes: Vec<u32> = columns
+            let collations: Vec<u32> = types
                 .iter()
-                .map(|column| column.map_or(0, |c| types::operator_class(&c.data_type.base)))
+                .map(|base| base.as_ref().map_or(0, |base| types::traits(base).collation))
+                .collect();
+            let classes: Vec<u32> = types
+                .iter()
+                .map(|base| base.as_ref().map_or(0, types::operator_class))
                 .collect();
             let options: Vec<i16> = index.keys.iter().map(|key| key_options(key)).collect();
             let has_expression = columns.iter().any(Option::is_none);
@@ -216,7 +244,7 @@ fn key_options(key: &str) -> i16 {
 }
 
 pub(super) fn constraints(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         let number = |relation: &Relation, name: &String| {
             relation.column(name).map_or(0, |column| column.number)
         };
@@ -281,7 +309,7 @@ fn action_letter(action: &str) -> char {
 }
 
 pub(super) fn sequences(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for sequence in source.catalog.sequences.values() {
+    for sequence in source.sequences() {
         row!(rows,
             seqrelid: sequence.oid, seqtypid: sequence.data_type.oid(), seqstart: sequence.start,
             seqincrement: sequence.increment, seqmax: sequence.maximum, seqmin: sequence.minimum,
@@ -291,7 +319,7 @@ pub(super) fn sequences(rows: &mut Rows<'_>, source: &Source<'_>) {
 }
 
 pub(super) fn descriptions(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         if let Some(comment) = &relation.comment {
             row!(rows, objoid: relation.oid, classoid: CLASS_CATALOG, description: comment);
         }
@@ -309,7 +337,7 @@ pub(super) fn descriptions(rows: &mut Rows<'_>, source: &Source<'_>) {
 
 /// Sequences that belong to columns, and defaults.
 pub(super) fn dependencies(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for sequence in source.catalog.sequences.values() {
+    for sequence in source.sequences() {
         let owner = sequence.owned_by.as_ref().and_then(|(table, column)| {
             let relation = source.catalog.relations.get(table)?;
             Some((relation.oid, relation.column(column)?))
@@ -322,7 +350,7 @@ pub(super) fn dependencies(rows: &mut Rows<'_>, source: &Source<'_>) {
             );
         }
     }
-    for relation in source.catalog.relations.values() {
+    for relation in source.relations() {
         for column in relation.columns.iter().filter(|column| column.default.is_some()) {
             row!(rows,
                 classid: ATTRDEF_CATALOG, objid: default_oid(relation, column),
@@ -345,7 +373,7 @@ fn rule_oid(view: &Relation) -> u32 {
 
 /// A view's query is a rule of its own in PostgreSQL.
 pub(super) fn rules(rows: &mut Rows<'_>, source: &Source<'_>) {
-    let views = source.catalog.relations.values().filter(|r| r.kind == RelationKind::View);
+    let views = source.relations().into_iter().filter(|r| r.kind == RelationKind::View);
     for view in views {
         row!(rows,
             oid: rule_oid(view), rulename: "_RETURN", ev_class: view.oid, ev_type: '1',

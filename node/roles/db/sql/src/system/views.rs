@@ -7,7 +7,7 @@ use super::rows::{Rows, row};
 use crate::{ConstraintKind, RelationKind};
 
 pub(super) fn tables(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for table in source.catalog.relations.values() {
+    for table in source.relations() {
         if table.kind == RelationKind::Table {
             let refers = table
                 .constraints
@@ -32,7 +32,7 @@ pub(super) fn tables(rows: &mut Rows<'_>, source: &Source<'_>) {
 }
 
 pub(super) fn views(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for view in source.catalog.relations.values() {
+    for view in source.relations() {
         if view.kind == RelationKind::View {
             row!(rows,
                 schemaname: "public", viewname: &view.name, viewowner: &*source.context.user,
@@ -43,7 +43,7 @@ pub(super) fn views(rows: &mut Rows<'_>, source: &Source<'_>) {
 }
 
 pub(super) fn indexes(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for table in source.catalog.relations.values() {
+    for table in source.relations() {
         for index in indexes_of(table) {
             row!(rows,
                 schemaname: "public", tablename: &table.name, indexname: index.name,
@@ -54,7 +54,7 @@ pub(super) fn indexes(rows: &mut Rows<'_>, source: &Source<'_>) {
 }
 
 pub(super) fn sequences(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for sequence in source.catalog.sequences.values() {
+    for sequence in source.sequences() {
         row!(rows,
             schemaname: "public", sequencename: &sequence.name,
             sequenceowner: &*source.context.user, data_type: sequence.data_type.oid(),
@@ -67,7 +67,7 @@ pub(super) fn sequences(rows: &mut Rows<'_>, source: &Source<'_>) {
 
 /// There are no counts of what happened to a table; the tables are named nevertheless.
 pub(super) fn table_statistics(rows: &mut Rows<'_>, source: &Source<'_>) {
-    for table in source.catalog.relations.values() {
+    for table in source.relations() {
         if table.kind == RelationKind::Table {
             row!(rows, relid: table.oid, schemaname: "public", relname: &table.name);
         }
