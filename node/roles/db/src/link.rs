@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use rung_proto::NodeId;
 use rung_sql::SqlState;
+use tokio::sync::watch;
 
 use forms::{AnswerForm, CallForms, Header, Purpose, Request};
 use frames::{FrameError, Frames, Kind};
 pub(crate) use serve::serve;
 
 use crate::backend::{Answer, Bounds, Failure, Operation, outcome_unknown};
+use crate::directory::Directory;
 use crate::rows::Rows;
 use crate::server::{ServerConfig, Shared};
 
@@ -32,6 +34,9 @@ const OPEN: Duration = Duration::from_secs(3);
 /// The node that executes keeps to the deadline by itself; its answer is waited for
 /// so much longer.
 const GRACE: Duration = Duration::from_secs(3);
+/// Another node became the primary: the former one, if it lives, answers what it had
+/// begun within that time.
+const FORMER_PRIMARY: Duration = Duration::from_millis(200);
 /// A cancel request is told to another node, or lost, within that time.
 const CANCEL: Duration = Duration::from_secs(3);
 
@@ -179,9 +184,12 @@ impl Link {
         // A result that is too large here is read to its end, so that the stream
         // can go on being used.
         let mut too_large = None;
+        let gone = gone(self.shared.config.directory.clone(), &self.database, self.node);
+        tokio::pin!(gone);
         loop {
             let frame = tokio::select! {
                 frame = open.frames.next() => frame,
+                why = &mut gone => return Exchanged::NotAnswered(why.to_owned()),
                 _ = canceled.changed(), if !has_canceled => {
                     has_canceled = true;
                     if let Err(error) = open.frames.send(Kind::Cancel, &[]).await {
@@ -225,17 +233,42 @@ impl Drop for Link {
     }
 }
 
+/// Returns when a node can no longer be expected to answer: long before the mesh
+/// notices that nobody is there.
+async fn gone(
+    mut directory: watch::Receiver<Arc<Directory>>,
+    database: &str,
+    node: NodeId,
+) -> &'static str {
+    let primaries = |directory: &Directory| {
+        let shards = directory.databases.get(database).map(|database| &database.shards);
+        let shards = shards.into_iter().flat_map(|shards| shards.values());
+        shards.filter_map(|shard| shard.primary).collect::<Vec<_>>()
+    };
+    let was_primary = primaries(&directory.borrow_and_update()).contains(&node);
+    loop {
+        let now = directory.borrow_and_update().clone();
+        if !now.nodes.is_empty() && !now.nodes.contains(&node) {
+            return "the node is down";
+        }
+        let primaries = primaries(&now);
+        if was_primary && !primaries.is_empty() && !primaries.contains(&node) {
+            tokio::time::sleep(FORMER_PRIMARY).await;
+            return "another node became the primary";
+        }
+        if directory.changed().await.is_err() {
+            // Nobody tells any more: only the stream and the deadline can end it.
+            return std::future::pending().await;
+        }
+    }
+}
+
 fn unknown() -> Failure {
     Failure::Unknown(Box::new(outcome_unknown()))
 }
 
 /// Tells another node of a cancel request that is for one of its clients.
-pub(crate) async fn forward_cancel(
-    config: &ServerConfig,
-    node: NodeId,
-    process: i32,
-    secret: i32,
-) {
+pub(crate) async fn forward_cancel(config: &ServerConfig, node: NodeId, process: i32, secret: i32) {
     let Some(mesh) = &config.mesh else {
         return;
     };
