@@ -21,6 +21,10 @@ mod numeric_math;
 mod numerics;
 mod patterns;
 mod session;
+mod table_module;
+mod tables;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use rusqlite::Connection;
@@ -52,6 +56,8 @@ pub(crate) const TABLES: &[(FunctionKind, Lines)] = &[
     (FunctionKind::Scalar, numerics::FUNCTIONS),
     (FunctionKind::Scalar, math::FUNCTIONS),
     (FunctionKind::Scalar, crate::system::FUNCTIONS),
+    (FunctionKind::Table, crate::system::TABLE_FUNCTIONS),
+    (FunctionKind::Table, tables::FUNCTIONS),
     (FunctionKind::Aggregate, aggregates::NATIVE),
     (FunctionKind::Aggregate, aggregates::SUMS),
     (FunctionKind::Aggregate, aggregates::MOMENTS),
@@ -66,6 +72,7 @@ pub(crate) const TABLES: &[(FunctionKind, Lines)] = &[
 pub(crate) fn register(connection: &Connection, context: &SharedContext) -> rusqlite::Result<()> {
     crate::collations::register(connection)?;
     aggregates::register(connection)?;
+    table_module::register(connection, context)?;
     let tables: &[&[call::Function]] = &[
         arrays::CALLS,
         binary::CALLS,

@@ -12,6 +12,8 @@ pub(crate) mod float;
 pub(crate) mod interval;
 pub(crate) mod json;
 pub(crate) mod numeric;
+#[cfg(test)]
+mod tests;
 pub(crate) mod datetime_input;
 pub(crate) mod datetime_output;
 pub(crate) mod interval_input;

@@ -198,7 +198,7 @@ pub(crate) const CALLS: &[Function] = &[
         let zone = c.session().time_zone.clone();
         trunc_tz(c, &zone)
     }),
-    ("rung_date_trunc_tz", 3, Strict, |c| trunc_tz(c, &TimeZone::parse(c.text(2)?)?)),
+    ("rung_date_trunc_tz", 3, Strict, |c| trunc_tz(c, &TimeZone::parse_posix(c.text(2)?)?)),
     ("rung_interval_trunc", 2, Strict, interval_trunc),
     ("rung_date_bin", 3, Strict, date_bin),
     ("rung_age", 2, Strict, |c| stored(intervals::age(c.int(0)?, c.int(1)?)?)),
@@ -213,13 +213,13 @@ pub(crate) const CALLS: &[Function] = &[
     }),
     ("rung_timezone_local", 1, StrictStable, |c| int(c.session().time_zone.to_local(c.int(0)?))),
     ("rung_timezone_local", 2, Strict, |c| {
-        int(checked_timestamp(Some(TimeZone::parse(c.text(1)?)?.to_local(c.int(0)?)))?)
+        int(checked_timestamp(Some(TimeZone::parse_posix(c.text(1)?)?.to_local(c.int(0)?)))?)
     }),
     ("rung_timezone_utc", 1, StrictStable, |c| {
         int(checked_timestamp(c.session().time_zone.to_utc(c.int(0)?))?)
     }),
     ("rung_timezone_utc", 2, Strict, |c| {
-        int(checked_timestamp(TimeZone::parse(c.text(1)?)?.to_utc(c.int(0)?))?)
+        int(checked_timestamp(TimeZone::parse_posix(c.text(1)?)?.to_utc(c.int(0)?))?)
     }),
     ("rung_isfinite", 1, Strict, |c| boolean(!is_infinite(c.int(0)?))),
     ("rung_make_date", 3, Strict, make_date),
@@ -436,6 +436,9 @@ fn extract_infinite(unit: &str, positive: bool, name: &str, type_name: &str) -> 
 /// A local moment cut off to a unit.
 fn trunc(name: &str, timestamp: i64, type_name: &str) -> Result<i64, SqlError> {
     let Some(unit) = unit(name) else { return Err(unknown_unit(name, type_name)) };
+    if matches!(unit, "epoch" | "dow" | "isodow" | "doy" | "isoyear" | "julian") {
+        return Err(unknown_unit(name, type_name));
+    }
     if is_infinite(timestamp) {
         return Ok(timestamp);
     }

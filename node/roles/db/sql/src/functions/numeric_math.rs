@@ -303,7 +303,7 @@ fn positive<'a>(value: &'a Numeric, what: &str) -> Result<Option<&'a Decimal>> {
 /// Decimal digits that a logarithm has before its point, as PostgreSQL estimates it.
 fn estimate_ln_weight(value: &Decimal) -> i32 {
     let ln = ln_estimate(value).abs();
-    if ln > 0.0 && ln >= 1e-30 {
+    if ln > 0.1 {
         return ln.log10() as i32;
     }
     // Near 1, the logarithm is about the distance from it.
@@ -377,7 +377,7 @@ pub fn power(base: &Numeric, exponent: &Numeric) -> Result<Numeric> {
         return Ok(N::Finite(Decimal::new(u8::from(one), 0).at_scale(MIN_SIGNIFICANT as u32)));
     }
     if is_whole && let Ok(exponent) = i32::try_from(&whole.digits) {
-        return power_whole(base_decimal, exponent, exponent_decimal.scale);
+        return power_whole(base_decimal, exponent);
     }
     let log = ln_estimate(base_decimal) * exponent.to_f64() * std::f64::consts::LOG10_E;
     if log > 131_072.0 {
@@ -400,13 +400,12 @@ pub fn power(base: &Numeric, exponent: &Numeric) -> Result<Numeric> {
     Ok(N::Finite(result))
 }
 
-fn power_whole(base: &Decimal, exponent: i32, exponent_scale: u32) -> Result<Numeric> {
+fn power_whole(base: &Decimal, exponent: i32) -> Result<Numeric> {
     let log = ln_estimate(base) * f64::from(exponent) * std::f64::consts::LOG10_E;
     if log > 131_072.0 {
         return Err(crate::values::numeric::overflows());
     }
-    let scale = MIN_SIGNIFICANT - log.max(-2000.0) as i32;
-    let scale = clamp_scale(scale, base.scale.max(exponent_scale));
+    let scale = clamp_scale(MIN_SIGNIFICANT, base.scale);
     // Exact digits where that is cheap, which they are for what people compute.
     let count = exponent.unsigned_abs();
     let bits = base.digits.bits().saturating_mul(u64::from(count));

@@ -144,7 +144,7 @@ pub(super) fn like(text: &str, pattern: &str) -> Result<bool, SqlError> {
                 (t, p) = (next_character(t), p + 1);
                 continue;
             }
-            Some(b'\\') => {
+            Some(b'\\') if t < text.len() => {
                 let Some(escaped) = pattern.get(p + 1) else {
                     return Err(SqlError::new(
                         SqlState::INVALID_ESCAPE_SEQUENCE,

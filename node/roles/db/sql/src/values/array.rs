@@ -404,6 +404,7 @@ impl Reader<'_> {
         let mut chars = rest.char_indices();
         let mut was_quoted = false;
         let mut in_quotes = false;
+        let mut closed = false;
         // Spaces at the end belong to it only inside quotes or after a backslash.
         let mut kept = 0;
         let end = loop {
@@ -421,6 +422,7 @@ impl Reader<'_> {
                 },
                 '"' if in_quotes => {
                     in_quotes = false;
+                    closed = true;
                     kept = text.len();
                 }
                 '"' if was_quoted || !text.is_empty() => {
@@ -433,6 +435,9 @@ impl Reader<'_> {
                 ',' | '}' if !in_quotes => break index,
                 '{' if !in_quotes => {
                     return Err(Fault::Malformed("Unexpected \"{\" character.".to_owned()));
+                }
+                c if closed && !is_space(c) => {
+                    return Err(Fault::Malformed("Unexpected array element.".to_owned()));
                 }
                 c => {
                     text.push(c);

@@ -67,6 +67,8 @@ struct Fields {
     before_christ: bool,
     /// A whole moment in UTC: `now`, `epoch`, infinity.
     moment: Option<i64>,
+    /// A time is wanted: digits alone are one.
+    only_time: bool,
 }
 
 /// What was written, before it becomes a value of one type.
@@ -101,7 +103,7 @@ pub fn parse_date(text: &str, context: &InputContext<'_>) -> Result<i64, SqlErro
 /// # Errors
 /// 22007 for what is no time of day, 22008 for one out of range.
 pub fn parse_time(text: &str, context: &InputContext<'_>) -> Result<i64, SqlError> {
-    const NAME: &str = "time without time zone";
+    const NAME: &str = "time";
     let written = read(text, NAME, context)?;
     match (written.moment, written.time) {
         (Some(moment), _) if !calendar::is_infinite(moment) => {
@@ -179,7 +181,9 @@ fn epoch() -> i64 {
 }
 
 fn read(text: &str, type_name: &str, context: &InputContext<'_>) -> Result<Written, SqlError> {
-    let fields = tokens(text).and_then(|tokens| collect(&tokens, context)).and_then(resolve);
+    let fields = tokens(text)
+        .and_then(|tokens| collect(&tokens, type_name == "time", context))
+        .and_then(resolve);
     fields.map_err(|fault| failure(fault, text, type_name))
 }
 
@@ -362,8 +366,12 @@ fn is_day_of_week(word: &str) -> bool {
     )
 }
 
-fn collect(tokens: &[Token<'_>], context: &InputContext<'_>) -> Result<Fields, Fault> {
-    let mut fields = Fields::default();
+fn collect(
+    tokens: &[Token<'_>],
+    only_time: bool,
+    context: &InputContext<'_>,
+) -> Result<Fields, Fault> {
+    let mut fields = Fields { only_time, ..Fields::default() };
     let mut index = 0;
     while let Some(token) = tokens.get(index) {
         index += 1;
@@ -490,11 +498,14 @@ impl Fields {
     fn number(&mut self, number: &str, order: DateOrder) -> Result<(), Fault> {
         if self.has_date() {
             return match (number.len(), self.time) {
-                (2 | 4 | 6, None) => self.set_time(packed_time(number)?),
+                (4 | 6, None) => self.set_time(packed_time(number)?),
                 _ => Err(Fault::Syntax),
             };
         }
         let fresh = self.year.is_none() && self.month.is_none() && self.day.is_none();
+        if fresh && self.only_time && matches!(number.len(), 4 | 6) && self.time.is_none() {
+            return self.set_time(packed_time(number)?);
+        }
         if fresh && number.len() >= 6 {
             let (year, rest) = number.split_at(number.len() - 4);
             self.set_year(year)?;

@@ -170,7 +170,8 @@ fn parse_bytea(text: &str) -> Result<Vec<u8>, SqlError> {
         return array::parse_hex(&digits)
             .ok_or_else(|| invalid("invalid hexadecimal data: odd number of digits".to_owned()));
     }
-    unescape_bytea(text).ok_or_else(|| invalid_syntax("bytea", text))
+    unescape_bytea(text)
+        .ok_or_else(|| SqlError::new(SqlState::INVALID_TEXT, "invalid input syntax for type bytea"))
 }
 
 /// Of the escape format: `\\` and `\ooo`.

@@ -80,6 +80,8 @@ pub fn parse_interval(text: &str) -> Result<Interval, SqlError> {
 #[derive(Default)]
 struct Sum {
     interval: Interval,
+    /// A bit for each unit that was given.
+    seen: u16,
 }
 
 impl Sum {
@@ -112,6 +114,18 @@ impl Sum {
             .and_then(|months| i32::try_from(months).ok())
             .and_then(|months| self.interval.months.checked_add(months));
         self.interval.months = months.ok_or(Fault::Range)?;
+        Ok(())
+    }
+
+    /// Each unit may be given once.
+    fn once(&mut self, units: &[Unit]) -> Result<(), Fault> {
+        for unit in units {
+            let bit = 1 << *unit as u16;
+            if self.seen & bit != 0 {
+                return Err(Fault::Syntax);
+            }
+            self.seen |= bit;
+        }
         Ok(())
     }
 
@@ -271,7 +285,6 @@ fn parse_words(text: &str) -> Result<Interval, Fault> {
     let mut fields = 0;
     // A number whose unit has not come yet.
     let mut pending: Option<Amount> = None;
-    let mut seen_time = false;
     let mut rest = text.strip_prefix('@').unwrap_or(text);
     loop {
         rest = rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ',');
@@ -285,7 +298,10 @@ fn parse_words(text: &str) -> Result<Interval, Fault> {
             let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
             rest = after;
             match (pending.take(), Unit::named(word)) {
-                (Some(amount), Some(unit)) => sum.add(amount, unit)?,
+                (Some(amount), Some(unit)) => {
+                    sum.once(&[unit])?;
+                    sum.add(amount, unit)?;
+                }
                 (None, None) if word.eq_ignore_ascii_case("ago") && fields > 1 => ago = true,
                 _ => return Err(Fault::Syntax),
             }
@@ -307,17 +323,16 @@ fn parse_words(text: &str) -> Result<Interval, Fault> {
         if digits.contains(':') {
             // A number before a time are days.
             if let Some(days) = pending.take() {
+                sum.once(&[Unit::Day])?;
                 sum.add(days, Unit::Day)?;
             }
-            if seen_time {
-                return Err(Fault::Syntax);
-            }
-            seen_time = true;
+            sum.once(&[Unit::Hour, Unit::Minute, Unit::Second])?;
             sum.add_micros(clock(&token)?, 1, 0.0)?;
         } else if let Some((years, months)) = digits.split_once('-') {
             if pending.is_some() {
                 return Err(Fault::Syntax);
             }
+            sum.once(&[Unit::Year, Unit::Month])?;
             year_month(&mut sum, token.starts_with('-'), years, months)?;
         } else if pending.is_none() {
             let (found, after) = amount(&token)?;
@@ -330,7 +345,10 @@ fn parse_words(text: &str) -> Result<Interval, Fault> {
         }
     }
     match pending {
-        Some(amount) => sum.add(amount, Unit::Second)?,
+        Some(amount) => {
+            sum.once(&[Unit::Second])?;
+            sum.add(amount, Unit::Second)?;
+        }
         None if fields == 0 => return Err(Fault::Syntax),
         None => {}
     }

@@ -363,10 +363,6 @@ impl<'a> Json<'a> {
         Self::Object(kept)
     }
 
-    pub fn number(value: impl std::fmt::Display) -> Self {
-        Self::Number(Cow::Owned(value.to_string()))
-    }
-
     /// As jsonb prints it: a space after each colon and comma.
     pub fn write_jsonb(&self, out: &mut String) {
         self.write(out, ", ", ": ");

@@ -397,12 +397,12 @@ pub fn write_binary(out: &mut Vec<u8>, stored: &str) {
         out.extend_from_slice(&scale.to_be_bytes());
     };
     let Some((negative, integer, fraction)) = stored_parts(stored) else {
-        let sign = match stored {
-            "Infinity" => BINARY_INFINITY,
-            "-Infinity" => BINARY_NEGATIVE_INFINITY,
-            _ => BINARY_NAN,
+        // The scale of infinities has no meaning; it is what PostgreSQL sends.
+        return match stored {
+            "Infinity" => header(0, 0, BINARY_INFINITY, 0x20),
+            "-Infinity" => header(0, 0, BINARY_NEGATIVE_INFINITY, 0x20),
+            _ => header(0, 0, BINARY_NAN, 0),
         };
-        return header(0, 0, sign, 0);
     };
     let scale = stored.split_once('.').map_or(0, |(_, fraction)| fraction.len()) as u16;
     let (integer, fraction) = (integer.as_bytes(), fraction.as_bytes());

@@ -109,6 +109,19 @@ impl TimeZone {
         })
     }
 
+    /// As functions take it: like [`Self::parse`], but hours count westwards.
+    ///
+    /// # Errors
+    /// 22023 if there is no such zone.
+    pub(crate) fn parse_posix(text: &str) -> Result<Self, SqlError> {
+        match Self::parse(text)? {
+            Self { kind: Kind::Fixed(seconds), .. } if text.trim().parse::<f64>().is_ok() => {
+                Ok(Self::fixed(-seconds))
+            }
+            zone => Ok(zone),
+        }
+    }
+
     /// Of a name or an abbreviation.
     pub fn find(name: &str) -> Option<Self> {
         if name.eq_ignore_ascii_case("utc") || name.eq_ignore_ascii_case("default") {
