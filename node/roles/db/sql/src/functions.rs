@@ -26,6 +26,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod text;
+mod to_char;
 
 use rusqlite::Connection;
 
@@ -53,6 +54,7 @@ pub(crate) const TABLES: &[(FunctionKind, Lines)] = &[
     (FunctionKind::Scalar, patterns::FUNCTIONS),
     (FunctionKind::Scalar, datetime::FUNCTIONS),
     (FunctionKind::Scalar, session::FUNCTIONS),
+    (FunctionKind::Scalar, to_char::FUNCTIONS),
     (FunctionKind::Scalar, numerics::FUNCTIONS),
     (FunctionKind::Scalar, math::FUNCTIONS),
     (FunctionKind::Scalar, crate::system::FUNCTIONS),
@@ -87,6 +89,7 @@ pub(crate) fn register(connection: &Connection, context: &SharedContext) -> rusq
         patterns::CALLS,
         datetime::CALLS,
         session::CALLS,
+        to_char::CALLS,
     ];
     for function in tables.iter().copied().flatten() {
         call::register(connection, context, function)?;

@@ -11,7 +11,7 @@ macro_rules! operators {
             (concat!("-(", $type, ", ", $type, ") -> ", $type), concat!("rung_subtract_", $type, "({0}, {1})")),
             (concat!("*(", $type, ", ", $type, ") -> ", $type), concat!("rung_multiply_", $type, "({0}, {1})")),
             (concat!("/(", $type, ", ", $type, ") -> ", $type), concat!("rung_divide_", $type, "({0}, {1})")),
-            (concat!("%(", $type, ", ", $type, ") -> ", $type), concat!("rung_modulo({0}, {1})")),
+            (concat!("%(", $type, ", ", $type, ") -> ", $type), "rung_modulo({0}, {1})"),
             (concat!("-(", $type, ") -> ", $type), concat!("rung_negate_", $type, "({0})")),
             (concat!("+(", $type, ") -> ", $type), "{0}"),
             (concat!("@(", $type, ") -> ", $type), concat!("rung_abs_", $type, "({0})")),

@@ -141,7 +141,7 @@ fn key(call: &Call<'_>, index: usize) -> Result<String, SqlError> {
 }
 
 fn build_object(call: &Call<'_>, colon: &str) -> Result<String, SqlError> {
-    if call.len() % 4 != 0 {
+    if !call.len().is_multiple_of(4) {
         return Err(invalid("argument list must have even number of elements").hint(
             "The arguments of json_build_object() must consist of alternating keys and values.",
         ));

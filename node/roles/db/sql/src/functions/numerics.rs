@@ -88,7 +88,7 @@ pub(crate) const CALLS: &[Function] = &[
         Numeric::NaN => numeric(Numeric::NaN),
         value => numeric(Numeric::from(i64::from(value.signum()))),
     }),
-    ("rung_numeric_round", 2, Strict, |c| finite(c, |value, place| round_at(value, place))),
+    ("rung_numeric_round", 2, Strict, |c| finite(c, round_at)),
     ("rung_numeric_trunc", 2, Strict, |c| finite(c, truncate)),
     ("rung_numeric_ceil", 1, Strict, |c| finite(c, |value, _| whole(value, true))),
     ("rung_numeric_floor", 1, Strict, |c| finite(c, |value, _| whole(value, false))),

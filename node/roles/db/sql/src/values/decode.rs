@@ -111,7 +111,11 @@ pub(crate) fn parse_text(
 
 /// At most so many bytes, without cutting a character.
 pub(crate) fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 fn invalid_syntax(type_name: &str, text: &str) -> SqlError {
