@@ -23,6 +23,7 @@ mod subquery;
 mod translate;
 mod types;
 mod update;
+pub(crate) mod window_functions;
 
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ use crate::{Catalog, PgType, Relation, SqlError, SqlState, TypeUse};
 use casts::Conversion;
 use expression::Expression;
 pub(crate) use expression::quoted;
-pub(crate) use plan::{KeyValues, Plan, Tag, plan};
+pub(crate) use plan::{Plan, Tag, plan};
 use query::NamedQuery;
 use scope::{Place, Relations, Scope, ScopeRelation};
 pub(crate) use types::type_use;
@@ -57,8 +58,8 @@ pub(crate) struct Analyzer<'a> {
     pub reads_context: bool,
     /// INSERT gives values to identity columns that are always generated.
     overriding: bool,
-    /// Whether relations of the system's catalog are read.
-    pub reads_system: bool,
+    /// What UPDATE gives to columns, so far.
+    assigned_values: Vec<(String, String)>,
 }
 
 /// A query in SQLite's language.
@@ -152,8 +153,8 @@ impl<'a> Analyzer<'a> {
             depth: 0,
             cacheable: true,
             reads_context: false,
-            reads_system: false,
             overriding: false,
+            assigned_values: Vec::new(),
         }
     }
 
@@ -218,7 +219,6 @@ impl<'a> Analyzer<'a> {
 
     fn system_relation(&mut self, schema: &str, name: &str) -> Option<Arc<Relation>> {
         let found = crate::system::find(Some(schema), name)?;
-        self.reads_system = true;
         Some(found.relation.clone())
     }
 

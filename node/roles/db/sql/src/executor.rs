@@ -48,8 +48,8 @@ impl Executor {
     pub fn new(connection: Connection) -> Result<Self, SqlError> {
         let context = SharedContext::new(Context::new("", ""));
         set_up(&connection, &context).map_err(|error| errors::plain(&error))?;
-        let system = System::register(&connection, &context)
-            .map_err(|error| errors::plain(&error))?;
+        let system =
+            System::register(&connection, &context).map_err(|error| errors::plain(&error))?;
         Ok(Self {
             connection,
             system,
@@ -67,6 +67,11 @@ impl Executor {
 
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// For what replaces the whole database.
+    pub fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
     /// The schema as the connection sees it now.
@@ -95,7 +100,7 @@ impl Executor {
                     columns: plan.columns.clone(),
                 })
             }
-            (_, Body::Explain { statement, .. }) => {
+            (_, Body::Explain(statement)) => {
                 let parameters = match statement.body() {
                     Body::Statement(_) => {
                         self.plan(statement, parameter_types, context)?.parameters.clone()
@@ -137,7 +142,7 @@ impl Executor {
             (Kind::Copy(command), _) if command.direction == CopyDirection::Out => {
                 self.copy_out(command, parameter_types, parameters, context, rows)
             }
-            (Kind::Read, Body::Explain { statement, .. }) => {
+            (Kind::Read, Body::Explain(statement)) => {
                 self.explain(statement, parameter_types, context, rows)
             }
             _ => Err(SqlError::new(
@@ -165,7 +170,7 @@ impl Executor {
                 let is_vacuum = matches!(statement.kind(), Kind::Vacuum);
                 schema::maintain(&self.connection, &catalog, vacuum, is_vacuum)
             }
-            Body::None | Body::Explain { .. } => {
+            Body::None | Body::Explain(_) => {
                 Err(SqlError::new(SqlState::INTERNAL, "a change of the schema without a statement"))
             }
         };

@@ -9,6 +9,7 @@ mod copy;
 mod explain;
 mod kind;
 mod limits;
+mod rewrite;
 mod schema;
 mod session;
 mod tokens;
@@ -42,13 +43,7 @@ pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
         ));
     }
     let positions = Positions::new(text);
-    let all =
-        Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location().map_err(|error| {
-            let mut failure =
-                SqlError::new(SqlState::SYNTAX_ERROR, tokenizer_message(&error.message));
-            failure.position = positions.character(error.location);
-            failure
-        })?;
+    let all = tokens_of(text, &positions)?;
     let significant = all.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_)));
     let mut statements = Vec::new();
     let mut current = Vec::new();
@@ -92,6 +87,7 @@ fn parse_tokens(
     let mut tokens = cursor.into_rest();
     limits::check(&tokens)?;
     let overriding = take_overriding(&mut tokens)?;
+    rewrite::prepare(&mut tokens);
     let writes = kind::writes(&tokens);
     let ast = parse_ast(tokens, positions)?;
     let kind = kind::classify(&ast, writes)?;
@@ -162,10 +158,7 @@ fn parse_all<T>(
     parse: impl FnOnce(&mut Parser<'static>) -> Result<T, ParserError>,
 ) -> Result<T, SqlError> {
     let positions = Positions::new(text);
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text)
-        .tokenize_with_location()
-        .map_err(|e| SqlError::new(SqlState::SYNTAX_ERROR, tokenizer_message(&e.message)))?;
-    let mut parser = parser(tokens);
+    let mut parser = parser(tokens_of(text, &positions)?);
     let parsed = parse(&mut parser).map_err(|error| syntax_error(error, &positions, None))?;
     match parser.peek_token().token {
         Token::EOF => Ok(parsed),
@@ -211,13 +204,22 @@ fn syntax_error(
     failure
 }
 
-fn tokenizer_message(message: &str) -> String {
-    let lower = message.to_ascii_lowercase();
-    if lower.contains("unterminated string") {
-        "unterminated quoted string".to_owned()
-    } else if lower.contains("unterminated") || lower.contains("unexpected eof while") {
-        "unterminated comment, quoted string or quoted identifier".to_owned()
-    } else {
-        format!("syntax error: {message}")
-    }
+fn tokens_of(text: &str, positions: &Positions<'_>) -> Result<Vec<TokenWithSpan>, SqlError> {
+    Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location().map_err(|error| {
+        let lower = error.message.to_ascii_lowercase();
+        let what = if lower.contains("unterminated string") {
+            "unterminated quoted string"
+        } else if lower.contains("comment") {
+            "unterminated /* comment"
+        } else if lower.contains("delimiter") {
+            "unterminated quoted identifier"
+        } else {
+            "syntax error"
+        };
+        let rest = positions.rest(error.location).trim_end();
+        let mut failure =
+            SqlError::new(SqlState::SYNTAX_ERROR, format!("{what} at or near \"{rest}\""));
+        failure.position = positions.character(error.location);
+        failure
+    })
 }

@@ -69,10 +69,13 @@ impl Signatures {
     /// Those that this crate has.
     pub fn get() -> &'static Self {
         static SIGNATURES: OnceLock<Signatures> = OnceLock::new();
-        SIGNATURES.get_or_init(|| Self::from_tables(crate::functions::TABLES))
+        SIGNATURES.get_or_init(|| {
+            let windows = (FunctionKind::Window, crate::analyze::window_functions::FUNCTIONS);
+            Self::from_tables(crate::functions::TABLES.iter().chain([&windows]))
+        })
     }
 
-    fn from_tables(tables: &[(FunctionKind, Lines)]) -> Self {
+    fn from_tables<'t>(tables: impl Iterator<Item = &'t (FunctionKind, Lines)>) -> Self {
         let mut all = Self::default();
         for (kind, lines) in tables {
             for (text, template) in *lines {

@@ -27,19 +27,10 @@ pub(crate) enum Body {
     None,
     /// A query, DML or a change of the schema.
     Statement(Box<ast::Statement>),
-    Explain {
-        options: ExplainOptions,
-        statement: Statement,
-    },
+    Explain(Statement),
     Vacuum(Vacuum),
     /// A change of the schema that sqlparser does not know.
     Schema(Box<SchemaCommand>),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct ExplainOptions {
-    pub analyze: bool,
-    pub json: bool,
 }
 
 /// `VACUUM` and `ANALYZE`.

@@ -287,7 +287,7 @@ impl Analyzer<'_> {
         scope: Scope<'_>,
     ) -> Result<Expression, SqlError> {
         if parts.over.is_none() {
-            check_aggregate_place(name, scope)?;
+            check_aggregate_place(scope)?;
         } else if !matches!(scope.place, Place::SelectList | Place::OrderBy) {
             return Err(SqlError::new(
                 SqlState("42P20"),
@@ -365,19 +365,14 @@ fn aggregate_parts<'e>(
 /// GREATEST and LEAST ignore nulls; SQLite's max and min of several arguments do not.
 fn extreme(name: &str, texts: &[String], base: &PgType) -> String {
     let function = if name == "greatest" { "max" } else { "min" };
-    let rows: Vec<String> = texts.iter().map(|text| format!("({text})")).collect();
-    let value = collated("column1", base);
-    let order = if name == "greatest" { "DESC" } else { "ASC" };
     if texts.len() == 2 {
         let (a, b) = (&texts[0], &texts[1]);
         let first = collated(a, base);
         return format!("ifnull({function}({first}, {b}), ifnull({a}, {b}))");
     }
-    format!(
-        "(SELECT column1 FROM (VALUES {}) WHERE column1 IS NOT NULL ORDER BY {value} {order} \
-         LIMIT 1)",
-        rows.join(", ")
-    )
+    let value = collated("c1", base);
+    let rows = texts.join(" AS c1 UNION ALL SELECT ");
+    format!("(SELECT {function}({value}) FROM (SELECT {rows} AS c1))")
 }
 
 fn is_aggregate(name: &str) -> bool {
@@ -385,7 +380,7 @@ fn is_aggregate(name: &str) -> bool {
     name == "count" || signatures.any(|signature| signature.kind == FunctionKind::Aggregate)
 }
 
-fn check_aggregate_place(name: &str, scope: Scope<'_>) -> Result<(), SqlError> {
+fn check_aggregate_place(scope: Scope<'_>) -> Result<(), SqlError> {
     if scope.in_aggregate {
         return Err(SqlError::new(
             SqlState::GROUPING_ERROR,
@@ -397,8 +392,7 @@ fn check_aggregate_place(name: &str, scope: Scope<'_>) -> Result<(), SqlError> {
         place => Err(SqlError::new(
             SqlState::GROUPING_ERROR,
             format!("aggregate functions are not allowed in {}", place_name(place)),
-        )
-        .detail(format!("It is {name}."))),
+        )),
     }
 }
 

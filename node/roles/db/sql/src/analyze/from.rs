@@ -338,7 +338,11 @@ impl Analyzer<'_> {
         let signatures = Signatures::get().named(&function);
         let tables = signatures.iter().filter(|s| s.kind == FunctionKind::Table);
         let own = self.next_alias();
+        if function == "unnest" && arguments.len() > 1 {
+            return self.unnest(arguments, with_ordinality, &own, alias);
+        }
         let alias_name = alias.map(|alias| folded(&alias.name));
+        let is_table = resolve(tables.clone(), &types, false).is_ok();
         let (sql, mut columns) = match resolve(tables, &types, false) {
             Ok(resolved) => {
                 let texts = self.arguments(&resolved, arguments)?;
@@ -382,16 +386,64 @@ impl Analyzer<'_> {
             Err(failure) => return Err(super::calls::no_function(&function, &types, &failure)),
         };
         if with_ordinality {
-            columns.push(ScopeColumn {
-                name: "ordinality".to_owned(),
-                sql: format!("{own}.rowid"),
-                data_type: TypeUse { base: PgType::Int8, modifier: -1 },
-                origin: None,
-                not_null: true,
-            });
+            // A function of one row has no numbers of rows.
+            let number = if is_table { format!("{own}.rowid") } else { "1".to_owned() };
+            columns.push(ordinality(number));
         }
         let relation = named(function, columns, alias, Vec::new())?;
         Ok(FromText { sql, relations: Relations::one(relation) })
+    }
+}
+
+impl Analyzer<'_> {
+    /// `unnest` of several arrays beside each other; shorter ones end with nulls.
+    fn unnest(
+        &mut self,
+        arrays: Vec<super::expression::Expression>,
+        with_ordinality: bool,
+        own: &str,
+        alias: Option<&TableAlias>,
+    ) -> Result<FromText, SqlError> {
+        let mut columns = Vec::with_capacity(arrays.len());
+        let mut lengths = Vec::with_capacity(arrays.len());
+        for array in arrays {
+            let array = self.settle(array)?;
+            let PgType::Array(element) = array.base().clone() else {
+                return Err(super::calls::no_function(
+                    "unnest",
+                    &[array.base().clone()],
+                    &super::resolve::Failure::None,
+                ));
+            };
+            let sql = self.sql_of(array)?;
+            lengths.push(format!("ifnull(json_array_length({sql}), 0)"));
+            columns.push(ScopeColumn {
+                name: "unnest".to_owned(),
+                sql: format!("({sql} ->> {own}.\"value\")"),
+                data_type: TypeUse { base: *element, modifier: -1 },
+                origin: None,
+                not_null: false,
+            });
+        }
+        if with_ordinality {
+            columns.push(ordinality(format!("({own}.\"value\" + 1)")));
+        }
+        let relation = named("unnest".to_owned(), columns, alias, Vec::new())?;
+        Ok(FromText {
+            sql: format!("rung_series(0, max({}) - 1, 1) AS {own}", lengths.join(", ")),
+            relations: Relations::one(relation),
+        })
+    }
+}
+
+/// The column that WITH ORDINALITY adds.
+fn ordinality(sql: String) -> ScopeColumn {
+    ScopeColumn {
+        name: "ordinality".to_owned(),
+        sql,
+        data_type: TypeUse { base: PgType::Int8, modifier: -1 },
+        origin: None,
+        not_null: true,
     }
 }
 

@@ -327,6 +327,7 @@ impl Analyzer<'_> {
         let value = self.value_for(value, column, scope)?;
         let sql = self.guarded(value, column, relation)?;
         texts.push(format!("{} = {sql}", quoted(&column.name)));
+        self.assigned_values.push((column.name.clone(), sql));
         Ok(())
     }
 }

@@ -13,14 +13,14 @@ pub(super) fn column_name(expr: &Expr) -> Option<String> {
         Expr::Nested(inner) => return column_name(inner),
         Expr::Collate { expr, .. } => return column_name(expr),
         Expr::Function(function) => name_parts(&function.name).ok()?.pop()?,
-        Expr::Cast { expr, data_type, .. } => match column_name(expr) {
+        Expr::Cast { expr, data_type, .. } => match strong_name(expr) {
             Some(name) => name,
-            None => type_use(data_type).ok()?.base.sql_name().to_owned(),
+            None => type_name(data_type)?,
         },
-        Expr::TypedString(typed) => type_use(&typed.data_type).ok()?.base.sql_name().to_owned(),
+        Expr::TypedString(typed) => type_name(&typed.data_type)?,
         Expr::Interval(_) => "interval".to_owned(),
         Expr::Case { else_result, .. } => {
-            else_result.as_deref().and_then(weak_free_name).unwrap_or_else(|| "case".to_owned())
+            else_result.as_deref().and_then(strong_name).unwrap_or_else(|| "case".to_owned())
         }
         Expr::Exists { .. } => "exists".to_owned(),
         Expr::Array(_) => "array".to_owned(),
@@ -48,19 +48,21 @@ pub(super) fn column_name(expr: &Expr) -> Option<String> {
     })
 }
 
-/// A CASE is named after its ELSE only if that is a column or a call.
-fn weak_free_name(expr: &Expr) -> Option<String> {
+/// A name that is not only that of a type or of CASE, which a conversion or a CASE
+/// around the expression takes for itself.
+fn strong_name(expr: &Expr) -> Option<String> {
     match expr {
-        Expr::Identifier(_)
-        | Expr::CompoundIdentifier(_)
-        | Expr::Function(_)
-        | Expr::Exists { .. }
-        | Expr::Array(_)
-        | Expr::Extract { .. } => column_name(expr),
-        Expr::Nested(inner) => weak_free_name(inner),
-        Expr::Cast { expr, .. } => weak_free_name(expr),
-        _ => None,
+        Expr::Nested(inner) => strong_name(inner),
+        Expr::Cast { expr, .. } | Expr::Collate { expr, .. } => strong_name(expr),
+        Expr::Case { else_result, .. } => else_result.as_deref().and_then(strong_name),
+        Expr::TypedString(_) | Expr::Interval(_) => None,
+        other => column_name(other),
     }
+}
+
+/// The name of a type without the mark of arrays.
+fn type_name(data_type: &sqlparser::ast::DataType) -> Option<String> {
+    Some(type_use(data_type).ok()?.base.sql_name().trim_start_matches('_').to_owned())
 }
 
 fn subquery_name(body: &SetExpr) -> Option<String> {

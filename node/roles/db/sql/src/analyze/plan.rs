@@ -38,7 +38,6 @@ pub(crate) struct Plan {
     pub keys: KeyValues,
     /// Whether it may be used for other sessions and moments.
     pub cacheable: bool,
-    pub reads_system: bool,
 }
 
 /// What INSERT, UPDATE and DELETE have in common.
@@ -77,7 +76,6 @@ pub(crate) fn plan(
                     target: None,
                     keys: KeyValues::default(),
                     cacheable: analyzer.cacheable,
-                    reads_system: analyzer.reads_system,
                 });
             }
         },
@@ -91,7 +89,6 @@ pub(crate) fn plan(
         target: Some(change.target),
         keys: change.keys,
         cacheable: analyzer.cacheable,
-        reads_system: analyzer.reads_system,
     })
 }
 

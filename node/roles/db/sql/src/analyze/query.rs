@@ -105,6 +105,9 @@ impl Analyzer<'_> {
         targets: Option<&[TypeUse]>,
     ) -> Result<QueryText, SqlError> {
         check_plain(query)?;
+        if let (SetExpr::Query(inner), true) = (&*query.body, adds_nothing(query)) {
+            return self.query_as(inner, parent, targets);
+        }
         let with = self.with_clause(query, parent)?;
         let order_by = order_items(query.order_by.as_ref())?;
         let body = self.body(&query.body, order_by, parent)?;
@@ -253,24 +256,33 @@ impl Analyzer<'_> {
         match body {
             Body::Select(select) => self.select_text(select, types, why),
             Body::Values { rows, .. } => {
+                let mut first = Vec::with_capacity(types.len());
                 let mut texts = Vec::with_capacity(rows.len());
-                for row in rows {
+                for (number, row) in rows.into_iter().enumerate() {
                     let mut values = Vec::with_capacity(row.len());
                     for (value, target) in row.into_iter().zip(types) {
                         let converted = self.convert(value, target, why)?;
                         values.push(self.sql_of(converted)?);
                     }
-                    texts.push(format!("({})", values.join(", ")));
+                    match number {
+                        0 => first = values,
+                        _ => texts.push(format!("({})", values.join(", "))),
+                    }
                 }
-                let names: Vec<String> = types
+                // SQLite names the columns of VALUES after what is in the first row.
+                let items: Vec<String> = first
                     .iter()
+                    .zip(types)
                     .enumerate()
-                    .map(|(index, target)| {
-                        let name = format!("column{}", index + 1);
-                        format!("{} AS c{}", collated(&name, &target.base), index + 1)
+                    .map(|(index, (value, target))| {
+                        format!("{} AS c{}", collated(value, &target.base), index + 1)
                     })
                     .collect();
-                Ok(format!("SELECT {} FROM (VALUES {})", names.join(", "), texts.join(", ")))
+                let others = match texts.as_slice() {
+                    [] => String::new(),
+                    rows => format!(" UNION ALL VALUES {}", rows.join(", ")),
+                };
+                Ok(format!("SELECT {}{others}", items.join(", ")))
             }
             Body::Set { left, operator, right, columns } => {
                 let own: Vec<TypeUse> =
@@ -285,7 +297,8 @@ impl Analyzer<'_> {
                 }
                 // SQLite has no parentheses here and takes operators from left to right.
                 let wrap_left = left.is_ordered();
-                let wrap_right = right.is_ordered() || matches!(*right, Body::Set { .. });
+                let wrap_right =
+                    right.is_ordered() || matches!(*right, Body::Set { .. } | Body::Values { .. });
                 let mut left = self.nested(|analyzer| analyzer.body_text(*left, types, why))?;
                 let mut right = self.body_text(*right, types, why)?;
                 if wrap_left {
@@ -573,6 +586,14 @@ fn set_operator(op: SetOperator, quantifier: SetQuantifier) -> Result<&'static s
         }
         _ => Err(SqlError::new(SqlState::SYNTAX_ERROR, format!("syntax error near {op}"))),
     }
+}
+
+/// Whether a query is only another one in parentheses.
+fn adds_nothing(query: &Query) -> bool {
+    query.with.is_none()
+        && query.order_by.is_none()
+        && query.limit_clause.is_none()
+        && query.fetch.is_none()
 }
 
 pub(super) fn data_in_with() -> SqlError {

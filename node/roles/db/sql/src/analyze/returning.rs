@@ -3,7 +3,6 @@
 use sqlparser::ast::{Expr, SelectItem, SelectItemQualifiedWildcardKind};
 
 use super::Analyzer;
-use super::casts::Conversion;
 use super::expression::{Expression, quoted, quoted_string};
 use super::from::table_columns;
 use super::plan::KeyValues;
@@ -145,18 +144,6 @@ impl Analyzer<'_> {
         let null = no_null(relation, column);
         Ok(if sql == "NULL" { null } else { format!("ifnull({sql}, {null})") })
     }
-
-    /// An assignment's value for a column whose type is known, from a subquery.
-    pub fn converted_column(
-        &mut self,
-        sql: String,
-        from: crate::TypeUse,
-        column: &Column,
-    ) -> Result<String, SqlError> {
-        let value = Expression::typed(sql, from);
-        let converted = self.convert(value, &column.data_type, Conversion::Assignment)?;
-        self.sql_of(converted)
-    }
 }
 
 fn push_column(column: &ScopeColumn, texts: &mut Vec<String>, columns: &mut Vec<QueryColumn>) {
@@ -233,8 +220,13 @@ pub(super) fn remember(keys: &mut KeyValues, values: &[String]) {
 /// Whether a value has no effect and is the same each time: parameters, literals and
 /// their conversions.
 fn is_pure(sql: &str) -> bool {
-    let sql = sql.replace("rung_cast(", "").replace("rung_assign(", "").replace("ifnull(", "");
-    let sql = sql.replace("rung_no_null(", "");
-    let before_parenthesis = sql.split('(').next().unwrap_or_default();
-    sql.starts_with(['?', '\'', '(']) || !sql.contains('(') || before_parenthesis.is_empty()
+    let mut inner = sql;
+    while let Some(rest) = ["rung_cast(", "rung_assign(", "ifnull(", "(-"]
+        .iter()
+        .find_map(|wrapper| inner.strip_prefix(wrapper))
+    {
+        inner = rest;
+    }
+    inner == "NULL"
+        || inner.starts_with(|first: char| matches!(first, '?' | '\'') || first.is_ascii_digit())
 }

@@ -112,10 +112,7 @@ impl Scope<'_> {
             let mut matches = here.from.visible.iter().filter(|v| v.column.name == name);
             if let Some(first) = matches.next() {
                 if matches.next().is_some() {
-                    return Err(SqlError::new(
-                        SqlState::AMBIGUOUS_COLUMN,
-                        format!("column reference \"{name}\" is ambiguous"),
-                    ));
+                    return Err(ambiguous(name));
                 }
                 return found(here, first.relation, &first.column, level).map(Some);
             }
@@ -131,13 +128,17 @@ impl Scope<'_> {
         let mut level = 0;
         while let Some(here) = scope {
             if let Some(index) = here.from.named(relation) {
-                let mut columns = here.from.relations[index].columns.iter();
-                let Some(column) = columns.find(|column| column.name == name) else {
+                let columns = here.from.relations[index].columns.iter();
+                let mut matches = columns.filter(|column| column.name == name);
+                let Some(column) = matches.next() else {
                     return Err(SqlError::new(
                         SqlState::UNDEFINED_COLUMN,
                         format!("column {relation}.{name} does not exist"),
                     ));
                 };
+                if matches.next().is_some() {
+                    return Err(ambiguous(name));
+                }
                 return found(here, index, column, level);
             }
             scope = here.parent;
@@ -165,6 +166,10 @@ fn found(
         None => column.name.clone(),
     };
     Ok(Found { column: column.clone(), level, relation, qualified_name })
+}
+
+fn ambiguous(name: &str) -> SqlError {
+    SqlError::new(SqlState::AMBIGUOUS_COLUMN, format!("column reference \"{name}\" is ambiguous"))
 }
 
 pub(crate) fn missing_relation(name: &str) -> SqlError {

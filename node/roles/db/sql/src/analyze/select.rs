@@ -103,11 +103,12 @@ impl Analyzer<'_> {
         parent: Option<&Scope<'_>>,
     ) -> Result<Vec<Expression>, SqlError> {
         let mut columns = Vec::new();
+        let mut first: Option<(&sqlparser::ast::Function, String)> = None;
         for item in &select.projection {
             let Some((_, expr)) = named_item(item) else { continue };
             let Some(function) = set_returning(expr) else { continue };
             let FunctionArguments::List(list) = &function.args else { continue };
-            if !columns.is_empty() {
+            if first.as_ref().is_some_and(|(first, _)| !are_parallel(first, function)) {
                 return Err(SqlError::not_supported(
                     "several set-returning functions in a select list",
                     "Call them in FROM.",
@@ -132,10 +133,20 @@ impl Analyzer<'_> {
                 column.column.sql.clone(),
                 column.column.data_type.clone(),
             ));
-            if !from.sql.is_empty() {
-                from.sql.push_str(", ");
+            let own = table.sql.rsplit(' ').next().unwrap_or_default().to_owned();
+            match &first {
+                Some((_, other)) => {
+                    from.sql
+                        .push_str(&format!(" JOIN {} ON {own}.rowid = {other}.rowid", table.sql));
+                }
+                None => {
+                    if !from.sql.is_empty() {
+                        from.sql.push_str(", ");
+                    }
+                    from.sql.push_str(&table.sql);
+                    first = Some((function, own));
+                }
             }
-            from.sql.push_str(&table.sql);
         }
         Ok(columns)
     }
@@ -249,6 +260,10 @@ impl Analyzer<'_> {
         let mut grouping = Grouping::default();
         let mut texts = Vec::with_capacity(keys.len());
         for key in keys {
+            // GROUP BY () makes one group of all rows.
+            if matches!(key, Expr::Tuple(parts) if parts.is_empty()) {
+                continue;
+            }
             if matches!(key, Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_)) {
                 return Err(SqlError::not_supported(
                     "GROUPING SETS, CUBE and ROLLUP",
@@ -424,6 +439,18 @@ impl Analyzer<'_> {
             error
         })
     }
+}
+
+/// Whether two functions give the same number of rows: elements and subscripts of one
+/// array.
+fn are_parallel(one: &sqlparser::ast::Function, other: &sqlparser::ast::Function) -> bool {
+    let array = |function: &sqlparser::ast::Function| {
+        let name = name_parts(&function.name).ok()?.pop()?;
+        let FunctionArguments::List(list) = &function.args else { return None };
+        let known = matches!(name.as_str(), "unnest" | "generate_subscripts");
+        list.args.first().filter(|_| known).cloned()
+    };
+    array(one).is_some_and(|first| array(other) == Some(first))
 }
 
 fn is_aggregated(output: &Output) -> bool {

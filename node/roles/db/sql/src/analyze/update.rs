@@ -6,6 +6,7 @@ use super::Analyzer;
 use super::expression::quoted;
 use super::from::table_columns;
 use super::plan::{Change, KeyValues, Tag};
+use super::returning::remember;
 use super::scope::{Place, Relations, Scope, ScopeRelation, folded};
 use crate::{SqlError, SqlState};
 
@@ -45,6 +46,11 @@ impl Analyzer<'_> {
         relations.append(others.clone())?;
         let scope = Scope::new(&relations, Place::Assignment, None);
         let set = self.assignments(&update.assignments, &relation, scope)?.join(", ");
+        let mut keys = KeyValues::default();
+        let (names, values): (Vec<String>, Vec<String>) =
+            std::mem::take(&mut self.assigned_values).into_iter().unzip();
+        keys.columns = names;
+        remember(&mut keys, &values);
         let from = from.map(|from| format!(" FROM {}", from.sql)).unwrap_or_default();
         let condition = match &update.selection {
             None => String::new(),
@@ -62,7 +68,7 @@ impl Analyzer<'_> {
             returning: columns,
             tag: Tag::Update,
             target: relation,
-            keys: KeyValues::default(),
+            keys,
         })
     }
 }

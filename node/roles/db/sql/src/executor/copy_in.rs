@@ -233,7 +233,8 @@ impl Executor {
             })?;
             types.push(column.data_type.clone());
         }
-        let schema = schema.as_ref().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
+        let schema =
+            schema.as_ref().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
         let list: Vec<String> = names.iter().map(|name| quoted(name)).collect();
         let places: Vec<String> = (1..=names.len()).map(|number| format!("${number}")).collect();
         // Identity columns take the values of COPY, as in PostgreSQL.
@@ -294,17 +295,18 @@ impl Executor {
     }
 
     /// All data has come.
-    pub fn copy_end(
-        &mut self,
-        mut copy: CopyIn,
-        context: &Context,
-    ) -> Result<Complete, SqlError> {
+    pub fn copy_end(&mut self, mut copy: CopyIn, context: &Context) -> Result<Complete, SqlError> {
         self.copy_pending(&mut copy, true, context)?;
         if copy.command.format == CopyFormat::Binary && !copy.is_done {
             return Err(copy.located(bad("unexpected EOF in COPY data"), None));
         }
         let effects = std::mem::take(&mut self.context.lock().effects);
-        Ok(Complete { tag: format!("COPY {}", copy.rows), rows: copy.rows, effects, ..Complete::default() })
+        Ok(Complete {
+            tag: format!("COPY {}", copy.rows),
+            rows: copy.rows,
+            effects,
+            ..Complete::default()
+        })
     }
 
     fn copy_pending(

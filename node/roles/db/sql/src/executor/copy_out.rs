@@ -34,8 +34,7 @@ impl Executor {
                     some => some.to_vec(),
                 };
                 let list: Vec<String> = list.iter().map(|name| quoted(name)).collect();
-                let text =
-                    format!("SELECT {} FROM {schema}{}", list.join(", "), quoted(table));
+                let text = format!("SELECT {} FROM {schema}{}", list.join(", "), quoted(table));
                 crate::parse(&text)?.remove(0)
             }
         };

@@ -87,14 +87,20 @@ impl Executor {
             .collect();
         let nulls: Vec<String> =
             (1..=columns.len()).map(|n| format!("v.column{n} IS NOT NULL")).collect();
-        let text = format!(
-            "SELECT * FROM (VALUES {}) AS v WHERE {} AND {not}EXISTS (SELECT 1 FROM {} AS r1 \
-             WHERE {}) LIMIT 1",
+        let mut text = format!(
+            "SELECT * FROM (VALUES {}) AS v WHERE {}",
             rows.join(", "),
-            nulls.join(" AND "),
-            quoted(&table.name),
-            matches.join(" AND ")
+            nulls.join(" AND ")
         );
+        // An UPDATE gives all rows the same key, which another of them may have by now.
+        if plan.tag != Tag::Update || !not.is_empty() {
+            text.push_str(&format!(
+                " AND {not}EXISTS (SELECT 1 FROM {} AS r1 WHERE {})",
+                quoted(&table.name),
+                matches.join(" AND ")
+            ));
+        }
+        text.push_str(" LIMIT 1");
         self.first_key(&text, columns, plan.target.as_deref()?, values)
     }
 

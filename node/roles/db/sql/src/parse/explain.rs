@@ -4,17 +4,17 @@ use sqlparser::tokenizer::Token;
 
 use super::tokens::Tokens;
 use crate::SqlError;
-use crate::statement::{Body, ExplainOptions, Kind};
+use crate::statement::{Body, Kind};
 
 /// After the word EXPLAIN.
 pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<(Kind, Body), SqlError> {
-    let mut options = ExplainOptions::default();
+    let (mut analyze, mut other_format) = (false, false);
     if tokens.symbol(&Token::LParen) {
         while !tokens.symbol(&Token::RParen) {
             let option = tokens.name()?;
             match option.as_str() {
-                "format" => options.json = tokens.name()? == "json",
-                "analyze" => options.analyze = flag(tokens),
+                "format" => other_format = tokens.name()? != "text",
+                "analyze" => analyze = flag(tokens),
                 _ => {
                     flag(tokens);
                 }
@@ -22,12 +22,12 @@ pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<(Kind, Body), SqlError> {
             tokens.symbol(&Token::Comma);
         }
     }
-    options.analyze |= tokens.word("analyze");
+    analyze |= tokens.word("analyze");
     tokens.word("verbose");
-    if options.json {
-        return Err(SqlError::not_supported("EXPLAIN (FORMAT JSON)", "Use the text format."));
+    if other_format {
+        return Err(SqlError::not_supported("EXPLAIN in this format", "Use the text format."));
     }
-    if options.analyze {
+    if analyze {
         return Err(SqlError::not_supported("EXPLAIN ANALYZE", "Use EXPLAIN."));
     }
     let rest = tokens.take_rest();
@@ -35,7 +35,7 @@ pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<(Kind, Body), SqlError> {
         return Err(tokens.unexpected());
     }
     let statement = super::parse_tokens(rest, tokens.text(), tokens.positions())?;
-    Ok((Kind::Read, Body::Explain { options, statement }))
+    Ok((Kind::Read, Body::Explain(statement)))
 }
 
 fn flag(tokens: &mut Tokens<'_>) -> bool {

@@ -26,6 +26,11 @@ impl<'a> Positions<'a> {
         Some(start + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at))
     }
 
+    /// The text from a place on.
+    pub fn rest(&self, location: Location) -> &'a str {
+        self.byte(location).and_then(|byte| self.text.get(byte..)).unwrap_or_default()
+    }
+
     /// The place in characters from 1.
     pub fn character(&self, location: Location) -> Option<u32> {
         let byte = self.byte(location)?;

@@ -7,6 +7,8 @@
 
 mod case;
 mod clients;
+mod copy;
+mod interface;
 mod robustness;
 mod session;
 
@@ -51,4 +53,5 @@ macro_rules! cases {
 cases! {
     selects_answer_as_postgresql_does "select.txt";
     changes_answer_as_postgresql_does "changes.txt";
+    changes_of_the_schema_answer_as_postgresql_does "schema.txt";
 }

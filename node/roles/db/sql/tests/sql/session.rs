@@ -68,9 +68,11 @@ impl Session {
                 for statement in statements {
                     let mut rows = Rows::default();
                     let result = self.execute(&statement, &mut rows);
-                    lines.append(&mut rows.lines);
                     match result {
-                        Ok(tag) => lines.push(tag),
+                        Ok(tag) => {
+                            lines.append(&mut rows.lines);
+                            lines.push(tag);
+                        }
                         Err(error) => {
                             self.has_failed = self.is_in_transaction;
                             lines.extend(error_lines(&error));
@@ -114,10 +116,12 @@ impl Session {
             Control::Release(name) => (format!("RELEASE \"{name}\""), "RELEASE"),
             Control::RollbackTo(name) => (format!("ROLLBACK TO \"{name}\""), "ROLLBACK"),
         };
-        self.is_in_transaction =
-            !matches!(control, Control::Commit { .. } | Control::Rollback { .. });
+        let ends = matches!(control, Control::Commit { .. } | Control::Rollback { .. });
+        if self.is_in_transaction || !ends {
+            self.executor.connection().execute_batch(&sql).expect("control of a transaction");
+        }
+        self.is_in_transaction = !ends;
         self.has_failed = false;
-        self.executor.connection().execute_batch(&sql).expect("control of a transaction");
         tag.to_owned()
     }
 }
@@ -126,4 +130,20 @@ fn error_lines(error: &SqlError) -> Vec<String> {
     let mut lines = vec![format!("ERROR {}: {}", error.state.0, error.message)];
     lines.extend(error.detail.iter().map(|detail| format!("DETAIL: {detail}")));
     lines
+}
+
+/// Collects the records of COPY.
+#[derive(Default)]
+pub struct Records(pub Vec<u8>);
+
+impl RowSink for Records {
+    fn columns(&mut self, _: &[ResultColumn]) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn row(&mut self, data: &[u8], fields: usize) -> ControlFlow<()> {
+        assert_eq!(fields, 0, "a record is whole");
+        self.0.extend_from_slice(data);
+        ControlFlow::Continue(())
+    }
 }
