@@ -359,6 +359,30 @@ pub enum DbCommand {
         /// The database's name
         database: String,
     },
+    /// Write a backup: a file of SQLite with all that was acknowledged before
+    #[command(after_help = "The node that is asked must have a copy. The file is on its \
+        machine.\n\nExamples:\n  ctl db backup photos\n  \
+        ctl db backup photos --to /var/backups/photos.db")]
+    Backup {
+        /// The database's name
+        database: String,
+        /// Where to; into the node's data directory when left out
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Put a backup in the place of what a database holds, on all copies
+    #[command(after_help = "What the database holds is lost; back it up first. The node that is \
+        asked must have\nthe primary.\n\nExample:\n  \
+        ctl db restore photos /var/backups/photos.db --replace")]
+    Restore {
+        /// The database's name
+        database: String,
+        /// The backup
+        file: PathBuf,
+        /// Confirms that what the database holds now may be lost
+        #[arg(long, required = true)]
+        replace: bool,
+    },
     /// The statements that take most time, and what each node serves
     #[command(after_help = "Constants are shown as ?. Counted since each node started.\n\n\
         Examples:\n  ctl db top\n  ctl db top -o json")]

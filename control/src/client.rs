@@ -29,6 +29,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Longer than the node's own deadlines, so that it is the node which tells.
 const QUESTION: Duration = Duration::from_secs(15);
 const CHANGE: Duration = Duration::from_secs(45);
+/// A database is copied whole.
+const LONG_CHANGE: Duration = Duration::from_secs(2 * 3600);
 const UPLOAD: Duration = Duration::from_secs(30 * 60);
 
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -41,6 +43,8 @@ enum Kind {
     Question,
     /// It may have happened.
     Change,
+    /// The same, and it may take long.
+    LongChange,
     /// Storing a bundle changes nothing that runs.
     Upload,
 }
@@ -91,6 +95,19 @@ impl Client {
     ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).expect("the API's own types encode");
         self.exchange(Kind::Change, method, path, Payload::whole(body)).await
+    }
+
+    /// Sends a change that may take as long as a whole database takes to copy.
+    ///
+    /// # Errors
+    /// As [`Client::change`].
+    pub async fn long_change<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).expect("the API's own types encode");
+        self.exchange(Kind::LongChange, Method::POST, path, Payload::whole(body)).await
     }
 
     /// Stores a bundle on the node.
@@ -267,7 +284,7 @@ fn lost(kind: Kind, why: &str) -> Failure {
         Kind::Upload => Failure::new(Code::Unreachable, "the bundle was not stored")
             .because(why)
             .next("nothing was changed; try again"),
-        Kind::Change => {
+        Kind::Change | Kind::LongChange => {
             Failure::new(Code::OutcomeUnknown, "it is not known whether the change was made")
                 .because(why)
                 .next("see `ctl op ls` and `ctl status` before you try again")
@@ -282,6 +299,7 @@ async fn deadline<T>(
     let limit = match kind {
         Kind::Question => QUESTION,
         Kind::Change => CHANGE,
+        Kind::LongChange => LONG_CHANGE,
         Kind::Upload => UPLOAD,
     };
     tokio::time::timeout(limit, work)

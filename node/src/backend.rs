@@ -6,15 +6,18 @@ use std::sync::Arc;
 use rung_admin::{Answer, Backend, LogQuery};
 use rung_control_plane::View;
 use rung_proto::api::{
-    AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop, DatabaseUrl, EnvName,
-    Event, Finding, LogLine, NodeTop, Operation, Status, Token, TokenCreated, TokenRequest, Top,
+    AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop,
+    DatabaseUrl, EnvName, Event, Finding, LogLine, NodeTop, Operation, RestoreDone, Status, Token,
+    TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Code, Failure, OperationId};
 use tokio::sync::{mpsc, watch};
 
 use crate::node::Node;
 use crate::protocol::{LeaderAnswer, LeaderRequest};
-use crate::{database_access, database_top, doctor, logs, metrics, observe, status};
+use crate::{
+    database_access, database_backup, database_top, doctor, logs, metrics, observe, status,
+};
 
 /// A node as the admin API's backend.
 pub struct NodeBackend {
@@ -52,6 +55,15 @@ impl NodeBackend {
 
 fn unexpected() -> Failure {
     Failure::new(Code::Internal, "the leader answered something else")
+}
+
+/// The node's own working directory means nothing to who asks.
+fn absolute(path: String) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(path);
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(Failure::new(Code::Usage, "the path of a backup is absolute")),
+    }
 }
 
 impl Backend for NodeBackend {
@@ -172,6 +184,20 @@ impl Backend for NodeBackend {
 
     fn database_top(&self) -> Answer<'_, DatabaseTop> {
         Box::pin(async { Ok(database_top::everywhere(&self.node).await) })
+    }
+
+    fn back_up(&self, database: String, request: BackupRequest) -> Answer<'_, BackupDone> {
+        Box::pin(async move {
+            let path = request.path.map(absolute).transpose()?;
+            database_backup::back_up(&self.node, &database, path).await
+        })
+    }
+
+    fn restore(&self, database: String, request: BackupRequest) -> Answer<'_, RestoreDone> {
+        Box::pin(async move {
+            let path = request.path.ok_or_else(|| Failure::new(Code::Usage, "which backup?"))?;
+            database_backup::restore(&self.node, &database, absolute(path)?).await
+        })
     }
 
     fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl> {

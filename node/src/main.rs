@@ -9,6 +9,7 @@ mod control;
 mod control_machine;
 mod data_dir;
 mod database_access;
+mod database_backup;
 mod database_top;
 mod databases;
 mod dns_role;

@@ -1,6 +1,10 @@
 //! Databases.
 
-use rung_proto::api::{Change, DatabaseShard, DatabaseTop, DatabaseUrl, Status};
+use std::path::Path;
+
+use rung_proto::api::{
+    BackupDone, BackupRequest, Change, DatabaseShard, DatabaseTop, DatabaseUrl, RestoreDone, Status,
+};
 use rung_proto::{Code, Failure};
 
 use crate::args::DbCommand;
@@ -8,6 +12,7 @@ use crate::client::Client;
 use crate::mutation;
 use crate::output::{Exit, Screen, Trouble};
 use crate::render::databases;
+use crate::render::text::bytes;
 use crate::wire::encode;
 
 pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result<Exit, Trouble> {
@@ -32,6 +37,23 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
                 &shards,
                 |shards| names(shards),
                 |shards| screen.table(&databases::copies(shards)),
+            );
+        }
+        DbCommand::Backup { database, to } => {
+            let request = BackupRequest { path: to.map(|to| absolute(&to)).transpose()? };
+            let path = format!("/api/v1/databases/{}/backup", encode(&database));
+            let done: BackupDone = client.long_change(&path, &request).await?;
+            screen.show(&done, |done| vec![done.path.clone()], |done| format!("{}\n", done.path));
+            screen.note(&format!("{} at position {}", bytes(done.bytes), done.position));
+        }
+        DbCommand::Restore { database, file, replace: _ } => {
+            let request = BackupRequest { path: Some(absolute(&file)?) };
+            let path = format!("/api/v1/databases/{}/restore", encode(&database));
+            let done: RestoreDone = client.long_change(&path, &request).await?;
+            screen.show(
+                &done,
+                |done| vec![done.position.clone()],
+                |done| format!("{database} is restored, at position {}\n", done.position),
             );
         }
         DbCommand::Top => {
@@ -67,6 +89,15 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
         }
     }
     Ok(Exit::Done)
+}
+
+/// A path as the node understands it, which works in another directory.
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let path = std::path::absolute(path)
+        .map_err(|error| Failure::new(Code::Usage, "the path is not usable").because(error))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|_| Failure::new(Code::Usage, "the path is not UTF-8"))
 }
 
 fn names(shards: &[DatabaseShard]) -> Vec<String> {

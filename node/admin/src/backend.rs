@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use rung_proto::api::{
-    AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop, DatabaseUrl, EnvName,
-    Event, Finding, LogLine, Operation, Status, Token, TokenCreated, TokenRequest, Top,
+    AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop,
+    DatabaseUrl, EnvName, Event, Finding, LogLine, Operation, RestoreDone, Status, Token,
+    TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Failure, OperationId, Role};
 use tokio::sync::{mpsc, watch};
@@ -65,6 +66,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What clients of the databases do.
     fn database_top(&self) -> Answer<'_, DatabaseTop>;
+
+    /// Writes a backup of a database to this machine.
+    fn back_up(&self, database: String, request: BackupRequest) -> Answer<'_, BackupDone>;
+
+    /// Puts a backup in the place of what a database holds.
+    fn restore(&self, database: String, request: BackupRequest) -> Answer<'_, RestoreDone>;
 
     /// How programs on this node reach a database.
     fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl>;

@@ -73,6 +73,18 @@ async fn route(
         ("GET", ["databases"]) => {
             Ok(respond::json(&ask(shared, shared.backend.database_top()).await?))
         }
+        ("POST", ["databases", name, "backup"]) => {
+            let (name, request) = (segment(name)?, read_json(shared, body).await?);
+            let work =
+                |backend: Arc<dyn Backend>| async move { backend.back_up(name, request).await };
+            Ok(respond::json(&run_change(shared, shared.config.limits.backup, work).await?))
+        }
+        ("POST", ["databases", name, "restore"]) => {
+            let (name, request) = (segment(name)?, read_json(shared, body).await?);
+            let work =
+                |backend: Arc<dyn Backend>| async move { backend.restore(name, request).await };
+            Ok(respond::json(&run_change(shared, shared.config.limits.backup, work).await?))
+        }
         ("GET", ["databases", name, "url"]) => {
             let name = segment(name)?;
             Ok(respond::json(&ask(shared, shared.backend.database_url(name)).await?))
@@ -95,6 +107,7 @@ fn allowed(path: &[&str]) -> Option<&'static str> {
         ["tokens"] => "GET, POST",
         ["status" | "events" | "top" | "logs" | "audit" | "doctor" | "databases"] => "GET",
         ["operations", _] | ["apps", _, "env"] | ["databases", _, "url"] => "GET",
+        ["databases", _, "backup" | "restore"] => "POST",
         ["tokens", _] => "DELETE",
         ["bundles"] => "PUT",
         ["sessions"] => "POST",

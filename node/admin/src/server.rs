@@ -53,6 +53,8 @@ pub struct Limits {
     pub change: Duration,
     /// The checking and storing of a bundle that was received.
     pub store: Duration,
+    /// A backup of a database, or a restore.
+    pub backup: Duration,
     /// What connections get to finish when the server stops.
     pub stop: Duration,
 }
@@ -72,6 +74,7 @@ impl Default for Limits {
             read: Duration::from_secs(10),
             change: Duration::from_secs(30),
             store: Duration::from_secs(5 * 60),
+            backup: Duration::from_secs(2 * 3600),
             stop: Duration::from_secs(2),
         }
     }

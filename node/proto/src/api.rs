@@ -14,6 +14,8 @@
 //! | `GET /api/v1/doctor` | a list of [`Finding`] |
 //! | `GET /api/v1/apps/A/env` | a list of [`EnvName`] |
 //! | `GET /api/v1/databases/D/url` | a [`DatabaseUrl`] |
+//! | `POST /api/v1/databases/D/backup` with a [`BackupRequest`] | [`BackupDone`] |
+//! | `POST /api/v1/databases/D/restore` with a [`BackupRequest`] | [`RestoreDone`] |
 //! | `GET /api/v1/databases` | a [`DatabaseTop`] |
 //! | `GET /api/v1/tokens` | a list of [`Token`] |
 //! | `POST /api/v1/tokens` with a [`TokenRequest`] | [`TokenCreated`] |
@@ -226,6 +228,28 @@ pub struct SlowStatement {
     pub at_ms: u64,
     pub took_ms: f64,
     pub text: String,
+}
+
+/// Where a backup goes or comes from, on the machine of the node that is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BackupRequest {
+    /// Absolute; for a backup the node chooses one when it is left out.
+    #[serde(default)]
+    pub path: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackupDone {
+    pub path: String,
+    pub bytes: u64,
+    /// What the backup has: everything up to this position of the database.
+    pub position: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RestoreDone {
+    /// The position of the database after it.
+    pub position: String,
 }
 
 /// A copy of a shard that is not the primary.

@@ -13,7 +13,7 @@ use rung_runtime::TaskResult;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{CopyRecord, Databases, TELL, copy_status, group};
+use super::{CopyRecord, TELL, copy_status, group};
 use crate::node::Node;
 use crate::observe;
 
@@ -189,12 +189,5 @@ fn lead(node: &Node, state: &State, view: &View, steps: &mut BTreeMap<GroupId, J
             let name = format!("{}/{}", record.database, record.shard);
             steps.insert(record.group, tokio::spawn(group::take(step, name, local, group)));
         }
-    }
-}
-
-impl Databases {
-    /// Whether a copy is on this node.
-    pub fn has_copies(&self) -> bool {
-        !self.lock().is_empty()
     }
 }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use rung_admin::{AdminConfig, AdminServer, Answer, Backend, Limits, LogQuery, prometheus};
 use rung_proto::api::{
-    App, AuditEntry, BundleStored, ChangeAnswer, ChangeRequest, Cluster, ControlRole,
-    DatabaseReplica, DatabaseShard, DatabaseTop, DatabaseUrl, EnvName, Event, Finding, Instance,
-    LogLine, Node, NodeState, NodeTop, Operation, OperationState, RoleCount, Severity, SqlNode,
-    StatementTop, Status, Step, StepState, Token, TokenCreated, TokenRequest, Top, Web,
+    App, AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, Cluster,
+    ControlRole, DatabaseReplica, DatabaseShard, DatabaseTop, DatabaseUrl, EnvName, Event, Finding,
+    Instance, LogLine, Node, NodeState, NodeTop, Operation, OperationState, RestoreDone, RoleCount,
+    Severity, SqlNode, StatementTop, Status, Step, StepState, Token, TokenCreated, TokenRequest,
+    Top, Web,
 };
 use rung_proto::soft::{ActorStatus, HostStatus, InstanceState};
 use rung_proto::{ClusterId, Code, Digest, Failure, InstanceId, NodeId, OperationId, Role};
@@ -375,6 +376,20 @@ impl Backend for Fake {
                 errors: 0,
             };
             Ok(DatabaseTop { nodes: vec![node], statements: vec![statement], slow: Vec::new() })
+        })
+    }
+
+    fn back_up(&self, database: String, request: BackupRequest) -> Answer<'_, BackupDone> {
+        let path = request.path.unwrap_or_else(|| format!("/backups/{database}.db"));
+        Box::pin(async { Ok(BackupDone { path, bytes: 4096, position: "1.0.7.42".to_owned() }) })
+    }
+
+    fn restore(&self, _: String, request: BackupRequest) -> Answer<'_, RestoreDone> {
+        Box::pin(async move {
+            match request.path {
+                Some(_) => Ok(RestoreDone { position: "1.0.7.43".to_owned() }),
+                None => Err(Failure::new(Code::Usage, "a restore needs a path")),
+            }
         })
     }
 
