@@ -6,6 +6,7 @@ use sqlparser::ast::{
 };
 
 use super::Analyzer;
+use super::casts::Conversion;
 use super::expression::{Origin, quoted};
 use super::resolve::resolve;
 use super::scope::{
@@ -429,6 +430,72 @@ impl Analyzer<'_> {
             columns.push(ordinality(format!("({own}.\"value\" + 1)")));
         }
         let relation = named("unnest".to_owned(), columns, alias, Vec::new())?;
+        Ok(FromText {
+            sql: format!("rung_series(0, max({}) - 1, 1) AS {own}", lengths.join(", ")),
+            relations: Relations::one(relation),
+        })
+    }
+}
+
+impl Analyzer<'_> {
+    /// Several of `unnest` and `generate_subscripts` in one select list: a row for each
+    /// element of the longest array.
+    pub fn arrays_in_step(
+        &mut self,
+        functions: &[(&ObjectName, &[FunctionArg])],
+        before: &Relations,
+        parent: Option<&Scope<'_>>,
+    ) -> Result<FromText, SqlError> {
+        let scope = Scope::new(before, Place::FunctionInFrom, parent);
+        let own = self.next_alias();
+        let mut columns = Vec::with_capacity(functions.len());
+        let mut lengths = Vec::with_capacity(functions.len());
+        for (name, args) in functions {
+            let (_, function) = schema_and_name(name)?;
+            let array = self.function_arguments(&args[..args.len().min(1)], scope)?.pop();
+            let array = array.map(|array| self.settle(array)).transpose()?;
+            let known = match (function.as_str(), args.len()) {
+                ("unnest", 1) => true,
+                ("generate_subscripts", 2) => {
+                    let dimension = self.function_arguments(&args[1..], scope)?.pop();
+                    let sql =
+                        dimension.map(|one| self.sql_as(one, PgType::Int4, Conversion::Implicit));
+                    sql.transpose()?.is_some_and(|sql| sql == "1")
+                }
+                _ => false,
+            };
+            let (Some(array), true) = (array, known) else {
+                return Err(SqlError::not_supported(
+                    "several set-returning functions in a select list",
+                    "Call them in FROM.",
+                ));
+            };
+            let PgType::Array(element) = array.base().clone() else {
+                return Err(super::calls::no_function(
+                    &function,
+                    &[array.base().clone()],
+                    &super::resolve::Failure::None,
+                ));
+            };
+            let sql = self.sql_of(array)?;
+            let length = format!("ifnull(json_array_length({sql}), 0)");
+            let (sql, base) = match function.as_str() {
+                "unnest" => (format!("({sql} ->> {own}.\"value\")"), *element),
+                _ => (
+                    format!("iif({own}.\"value\" < {length}, {own}.\"value\" + 1, NULL)"),
+                    PgType::Int4,
+                ),
+            };
+            lengths.push(length);
+            columns.push(ScopeColumn {
+                name: function,
+                sql,
+                data_type: TypeUse { base, modifier: -1 },
+                origin: None,
+                not_null: false,
+            });
+        }
+        let relation = named(String::new(), columns, None, Vec::new())?;
         Ok(FromText {
             sql: format!("rung_series(0, max({}) - 1, 1) AS {own}", lengths.join(", ")),
             relations: Relations::one(relation),

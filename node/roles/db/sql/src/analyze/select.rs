@@ -102,53 +102,37 @@ impl Analyzer<'_> {
         from: &mut super::from::FromText,
         parent: Option<&Scope<'_>>,
     ) -> Result<Vec<Expression>, SqlError> {
-        let mut columns = Vec::new();
-        let mut first: Option<(&sqlparser::ast::Function, String)> = None;
+        let mut functions = Vec::new();
         for item in &select.projection {
             let Some((_, expr)) = named_item(item) else { continue };
             let Some(function) = set_returning(expr) else { continue };
             let FunctionArguments::List(list) = &function.args else { continue };
-            if first.as_ref().is_some_and(|(first, _)| !are_parallel(first, function)) {
-                return Err(SqlError::not_supported(
-                    "several set-returning functions in a select list",
-                    "Call them in FROM.",
-                ));
-            }
-            let table = self.table_function(
-                &function.name,
-                &list.args,
-                false,
-                None,
-                &from.relations,
-                parent,
-            )?;
-            let Some(column) = table.relations.visible.first() else { continue };
-            if table.relations.visible.len() > 1 {
-                return Err(SqlError::not_supported(
-                    "a function with several columns in a select list",
-                    "Call it in FROM.",
-                ));
-            }
-            columns.push(Expression::typed(
-                column.column.sql.clone(),
-                column.column.data_type.clone(),
-            ));
-            let own = table.sql.rsplit(' ').next().unwrap_or_default().to_owned();
-            match &first {
-                Some((_, other)) => {
-                    from.sql
-                        .push_str(&format!(" JOIN {} ON {own}.rowid = {other}.rowid", table.sql));
-                }
-                None => {
-                    if !from.sql.is_empty() {
-                        from.sql.push_str(", ");
-                    }
-                    from.sql.push_str(&table.sql);
-                    first = Some((function, own));
-                }
-            }
+            functions.push((&function.name, list.args.as_slice()));
         }
-        Ok(columns)
+        let (sql, columns) = match functions.as_slice() {
+            [] => return Ok(Vec::new()),
+            [(name, args)] => {
+                let table =
+                    self.table_function(name, args, false, None, &from.relations, parent)?;
+                (table.sql, table.relations.visible)
+            }
+            several => {
+                let table = self.arrays_in_step(several, &from.relations, parent)?;
+                (table.sql, table.relations.visible)
+            }
+        };
+        if columns.len() != functions.len() {
+            return Err(SqlError::not_supported(
+                "a function with several columns in a select list",
+                "Call it in FROM.",
+            ));
+        }
+        if !from.sql.is_empty() {
+            from.sql.push_str(", ");
+        }
+        from.sql.push_str(&sql);
+        let columns = columns.into_iter().map(|visible| visible.column);
+        Ok(columns.map(|column| Expression::typed(column.sql, column.data_type)).collect())
     }
 
     fn select_item(
@@ -439,18 +423,6 @@ impl Analyzer<'_> {
             error
         })
     }
-}
-
-/// Whether two functions give the same number of rows: elements and subscripts of one
-/// array.
-fn are_parallel(one: &sqlparser::ast::Function, other: &sqlparser::ast::Function) -> bool {
-    let array = |function: &sqlparser::ast::Function| {
-        let name = name_parts(&function.name).ok()?.pop()?;
-        let FunctionArguments::List(list) = &function.args else { return None };
-        let known = matches!(name.as_str(), "unnest" | "generate_subscripts");
-        list.args.first().filter(|_| known).cloned()
-    };
-    array(one).is_some_and(|first| array(other) == Some(first))
 }
 
 fn is_aggregated(output: &Output) -> bool {

@@ -1,5 +1,6 @@
 //! Binding values, stepping through rows and writing them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
@@ -50,7 +51,7 @@ impl Executor {
             let changed = statement.raw_execute()? as u64;
             return Ok(complete(plan.tag, changed, false));
         }
-        let columns = formatted(&plan.columns, formats)?;
+        let columns = formatted(plan, formats)?;
         let mut suspended = sink.columns(&columns).is_break();
         let mut count = 0;
         let mut rows = statement.raw_query();
@@ -179,15 +180,17 @@ pub(super) fn bind(statement: &mut CachedStatement<'_>, values: &[Value]) -> rus
     Ok(())
 }
 
-fn formatted(columns: &[ResultColumn], formats: &Formats) -> Result<Vec<ResultColumn>, SqlError> {
-    let mut formatted = columns.to_vec();
-    for (index, column) in formatted.iter_mut().enumerate() {
-        column.format = formats.of(index);
-        if !matches!(column.format, 0 | 1) {
-            return Err(unknown_format(column.format));
-        }
+/// The plan's columns with the formats that the client wants.
+fn formatted<'p>(plan: &'p Plan, formats: &Formats) -> Result<Cow<'p, [ResultColumn]>, SqlError> {
+    let wanted = (0..plan.columns.len()).map(|index| formats.of(index));
+    if let Some(format) = wanted.clone().find(|format| !matches!(format, 0 | 1)) {
+        return Err(unknown_format(format));
     }
-    Ok(formatted)
+    if wanted.clone().all(|format| format == 0) {
+        return Ok(Cow::Borrowed(&plan.columns));
+    }
+    let columns = plan.columns.iter().zip(wanted);
+    Ok(columns.map(|(column, format)| ResultColumn { format, ..column.clone() }).collect())
 }
 
 fn write_row(

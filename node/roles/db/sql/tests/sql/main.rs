@@ -53,5 +53,7 @@ macro_rules! cases {
 cases! {
     selects_answer_as_postgresql_does "select.txt";
     changes_answer_as_postgresql_does "changes.txt";
+    more_selects_answer_as_postgresql_does "more.txt";
+    what_is_not_done_is_refused "differences.txt";
     changes_of_the_schema_answer_as_postgresql_does "schema.txt";
 }
