@@ -49,7 +49,9 @@ pub enum Open {
     Snapshot(Level),
     /// The writer, with so many savepoints set. With a snapshot open it is refused
     /// if anything was committed since.
-    Writer { savepoints: usize },
+    Writer {
+        savepoints: usize,
+    },
 }
 
 /// What a session asks of the node that executes. A description is made in the
@@ -57,21 +59,33 @@ pub enum Open {
 /// [`Operation::Write`] and [`Operation::Alone`] is about that transaction.
 #[derive(Clone, Debug)]
 pub enum Operation {
-    Describe { call: Arc<Call>, level: Level },
+    Describe {
+        call: Arc<Call>,
+        level: Level,
+    },
     /// Also COPY to the client.
-    Read { call: Arc<Call>, level: Level },
+    Read {
+        call: Arc<Call>,
+        level: Level,
+    },
     /// As a transaction of its own.
     Write(Arc<Call>),
     /// Outside any transaction, with the database to itself: VACUUM.
     Alone(Arc<Call>),
-    Run { call: Arc<Call>, open: Open },
+    Run {
+        call: Arc<Call>,
+        open: Open,
+    },
     /// Savepoints are known by their number, from 0.
     Savepoint(usize),
     Release(usize),
     RollbackTo(usize),
     /// Begins a COPY from the client. The answer's row count is the number of
     /// columns.
-    CopyIn { call: Arc<Call>, open: Open },
+    CopyIn {
+        call: Arc<Call>,
+        open: Open,
+    },
     CopyData(Bytes),
     CopyDone,
     Commit,

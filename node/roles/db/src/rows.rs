@@ -67,6 +67,8 @@ pub struct Rows {
     file: Option<SpoolFile>,
     count: u64,
     spool: Arc<Spool>,
+    /// Rows are CopyData messages, not DataRow ones.
+    pub is_copy: bool,
     /// Ends collecting where a file would be needed, which takes time.
     pub in_memory_only: bool,
     /// Whether collecting has ended for that reason.
@@ -84,6 +86,7 @@ impl Rows {
             file: None,
             count: 0,
             spool: spool.clone(),
+            is_copy: false,
             in_memory_only: false,
             has_overflowed: false,
             failed: None,
@@ -220,6 +223,9 @@ impl RowSink for Rows {
     }
 
     fn row(&mut self, data: &[u8], fields: usize) -> ControlFlow<()> {
+        if self.is_copy {
+            return self.push(b'd', &[data]);
+        }
         let fields = (fields as u16).to_be_bytes();
         self.push(b'D', &[&fields, data])
     }

@@ -411,7 +411,8 @@ async fn accept(
         let (shared, load) = (shared.clone(), Load(load.clone()));
         worker.spawn(async move {
             let _load = load;
-            let served = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+            let served =
+                stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
             if let Ok(stream) = served {
                 wire::serve(shared, stream).await;
             }

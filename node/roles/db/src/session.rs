@@ -15,8 +15,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rung_shard::Token;
 use rung_sql::{Context, Effects, Formats, Parameters, PgType, SqlError, SqlState, Statement};
 
-pub use prepared::{Portal, Progress};
 use prepared::{Cursor, Named, Statements};
+pub use prepared::{Portal, Progress};
 pub use settings::{Freshness, SERVER_VERSION, Settings};
 pub use transaction::{Opened, Phase};
 use transaction::{Transaction, is_replica};
@@ -37,12 +37,25 @@ const MAX_NOTICES: usize = 100;
 pub enum Outcome {
     /// There was no statement.
     Empty,
-    Done { tag: String },
-    Rows { rows: Rows, tag: String },
+    Done {
+        tag: String,
+    },
+    Rows {
+        rows: Rows,
+        tag: String,
+    },
     /// The rows are CopyData messages.
-    CopyOut { rows: Rows, tag: String, binary: bool, columns: usize },
+    CopyOut {
+        rows: Rows,
+        tag: String,
+        binary: bool,
+        columns: usize,
+    },
     /// The client is asked for data, which goes to [`Session::copy_data`].
-    CopyIn { binary: bool, columns: usize },
+    CopyIn {
+        binary: bool,
+        columns: usize,
+    },
 }
 
 /// What surrounds a statement in what its client sent.

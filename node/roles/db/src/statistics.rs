@@ -163,7 +163,12 @@ impl Statistics {
     }
 
     fn remember_slow(&self, text: &str, took: Duration) {
-        tracing::info!(role = "db", took_ms = took.as_millis() as u64, statement = text, "slow statement");
+        tracing::info!(
+            role = "db",
+            took_ms = took.as_millis() as u64,
+            statement = text,
+            "slow statement"
+        );
         let mut slow = lock(&self.slow);
         if slow.len() >= MAX_SLOW {
             slow.pop_front();
@@ -216,8 +221,8 @@ fn normal_form(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() && normal.len() < MAX_TEXT {
         let byte = bytes[at];
-        let within_word =
-            at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || matches!(bytes[at - 1], b'_' | b'$'));
+        let within_word = at > 0
+            && (bytes[at - 1].is_ascii_alphanumeric() || matches!(bytes[at - 1], b'_' | b'$'));
         let end = match byte {
             b'\'' => end_of_string(bytes, at),
             b'0'..=b'9' if !within_word => {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rung_shard::{CopyState, ReadLevel, ReadTransaction, Shard, ShardError, Token, Verdict};
 use rung_shard::{Turn, WriteTransaction};
-use rung_sql::{Executor, SqlError, SqlState};
+use rung_sql::{Context, CopyIn, Executor, Kind, SqlError, SqlState};
 
 use super::{Answer, Bounds, Call, Failure, Level, Open, Operation};
 use crate::rows::{Rows, Spool};
@@ -21,6 +22,8 @@ pub(crate) struct LocalSession {
     shard: Shard,
     spool: Arc<Spool>,
     transaction: Transaction,
+    /// The COPY from the client that is under way.
+    copy: Option<(CopyIn, Context)>,
 }
 
 /// What one execution gives: an error of the statement is a result too.
@@ -28,7 +31,7 @@ type Executed = Result<Answer, SqlError>;
 
 impl LocalSession {
     pub fn new(shard: Shard, spool: Arc<Spool>) -> Self {
-        Self { shard, spool, transaction: Transaction::None }
+        Self { shard, spool, transaction: Transaction::None, copy: None }
     }
 
     pub fn is_primary(shard: &Shard) -> bool {
@@ -74,9 +77,12 @@ impl LocalSession {
                 self.rollback().await;
                 Ok(Answer::empty(&self.spool))
             }
-            Operation::CopyIn { .. } | Operation::CopyData(_) | Operation::CopyDone => {
-                Err(Failure::sql(SqlState::NOT_SUPPORTED, "COPY FROM"))
+            Operation::CopyIn { call, open } => {
+                self.open(open, bounds).await?;
+                self.copy_in(call, bounds).await
             }
+            Operation::CopyData(data) => self.copy_data(data, bounds).await,
+            Operation::CopyDone => self.copy_done(bounds).await,
         }
     }
 
@@ -134,11 +140,10 @@ impl LocalSession {
 
     async fn write(&mut self, call: Arc<Call>, bounds: &Bounds) -> Result<Answer, Failure> {
         let spool = self.spool.clone();
-        let work = move |executor: &mut Executor| {
-            match execute(executor, &call, Rows::new(&spool)) {
-                Ok(answer) => Verdict::Keep(Ok(answer)),
-                Err(error) => Verdict::Undo(Err(error)),
-            }
+        let work = move |executor: &mut Executor| match execute(executor, &call, Rows::new(&spool))
+        {
+            Ok(answer) => Verdict::Keep(Ok(answer)),
+            Err(error) => Verdict::Undo(Err(error)),
         };
         let written = self.shard.write(bounds.left(), &bounds.cancel, work).await;
         let (answer, token) = written.map_err(|error| match error {
@@ -205,6 +210,36 @@ impl LocalSession {
         self.within(bounds, move |executor| execute(executor, &call, Rows::new(&spool))).await
     }
 
+    async fn copy_in(&mut self, call: Arc<Call>, bounds: &Bounds) -> Result<Answer, Failure> {
+        let context = call.context.clone();
+        let work = move |executor: &mut Executor| match call.statement.kind() {
+            Kind::Copy(command) => executor.copy_in(command, &call.context),
+            _ => Err(SqlError::new(SqlState::INTERNAL, "COPY was asked for without a COPY")),
+        };
+        let copy = self.within(bounds, work).await?;
+        let mut answer = Answer::empty(&self.spool);
+        answer.complete.rows = copy.columns() as u64;
+        self.copy = Some((copy, context));
+        Ok(answer)
+    }
+
+    async fn copy_data(&mut self, data: Bytes, bounds: &Bounds) -> Result<Answer, Failure> {
+        let (mut copy, context) = self.copy.take().ok_or_else(no_copy)?;
+        let work = move |executor: &mut Executor| {
+            executor.copy_data(&mut copy, &data, &context)?;
+            Ok((copy, context))
+        };
+        self.copy = Some(self.within(bounds, work).await?);
+        Ok(Answer::empty(&self.spool))
+    }
+
+    async fn copy_done(&mut self, bounds: &Bounds) -> Result<Answer, Failure> {
+        let (copy, context) = self.copy.take().ok_or_else(no_copy)?;
+        let work = move |executor: &mut Executor| executor.copy_end(copy, &context);
+        let complete = self.within(bounds, work).await?;
+        Ok(Answer { complete, ..Answer::empty(&self.spool) })
+    }
+
     async fn control(&mut self, command: String, bounds: &Bounds) -> Result<Answer, Failure> {
         let spool = self.spool.clone();
         let work = move |executor: &mut Executor| {
@@ -217,11 +252,11 @@ impl LocalSession {
     }
 
     /// Does something in the transaction that has the writer.
-    async fn within(
+    async fn within<R: Send + 'static>(
         &mut self,
         bounds: &Bounds,
-        work: impl FnOnce(&mut Executor) -> Executed + Send + 'static,
-    ) -> Result<Answer, Failure> {
+        work: impl FnOnce(&mut Executor) -> Result<R, SqlError> + Send + 'static,
+    ) -> Result<R, Failure> {
         let Transaction::Writer(writer) = &mut self.transaction else {
             return Err(Failure::not_done("the transaction is not open here", None));
         };
@@ -230,7 +265,10 @@ impl LocalSession {
     }
 
     /// What a part of the transaction came to. After most errors it is over.
-    async fn kept(&mut self, done: Result<Executed, ShardError>) -> Result<Answer, Failure> {
+    async fn kept<R>(
+        &mut self,
+        done: Result<Result<R, SqlError>, ShardError>,
+    ) -> Result<R, Failure> {
         match done {
             Ok(executed) => Ok(executed?),
             Err(error) => {
@@ -258,6 +296,7 @@ impl LocalSession {
 
     /// Gives up what is open.
     pub async fn rollback(&mut self) {
+        self.copy = None;
         match std::mem::replace(&mut self.transaction, Transaction::None) {
             Transaction::None => {}
             Transaction::Snapshot(snapshot) => drop(snapshot),
@@ -293,7 +332,12 @@ fn reading(
     }
 }
 
+fn no_copy() -> Failure {
+    Failure::sql(SqlState::PROTOCOL_VIOLATION, "no COPY from the client is under way")
+}
+
 fn execute(executor: &mut Executor, call: &Call, mut rows: Rows) -> Executed {
+    rows.is_copy = matches!(call.statement.kind(), Kind::Copy(_));
     let complete = executor.execute(
         &call.statement,
         &call.types,

@@ -97,11 +97,7 @@ impl Backend {
         done.map_err(|failure| told(failure, &cancel, limit))
     }
 
-    async fn attempt(
-        &mut self,
-        operation: Operation,
-        bounds: &Bounds,
-    ) -> Result<Answer, Failure> {
+    async fn attempt(&mut self, operation: Operation, bounds: &Bounds) -> Result<Answer, Failure> {
         if let Some(place) = self.transaction {
             let done = self.at(place, operation, bounds).await;
             return done.map_err(|failure| match failure {

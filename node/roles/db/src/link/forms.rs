@@ -189,9 +189,7 @@ pub enum LevelForm {
 fn level_form(level: Level) -> (LevelForm, Option<String>) {
     match level {
         Level::Any => (LevelForm::Any, None),
-        Level::Bounded(age) => {
-            (LevelForm::Bounded { milliseconds: age.as_millis() as u64 }, None)
-        }
+        Level::Bounded(age) => (LevelForm::Bounded { milliseconds: age.as_millis() as u64 }, None),
         Level::Session(token) => (LevelForm::Session, token.map(|token| token.to_string())),
         Level::Linearizable => (LevelForm::Linearizable, None),
         Level::Primary => (LevelForm::Primary, None),
@@ -202,9 +200,7 @@ fn level(form: LevelForm, token: Option<&str>) -> Option<Level> {
     Some(match form {
         LevelForm::Any => Level::Any,
         LevelForm::Bounded { milliseconds } => Level::Bounded(Duration::from_millis(milliseconds)),
-        LevelForm::Session => {
-            Level::Session(token.map(|token| token.parse()).transpose().ok()?)
-        }
+        LevelForm::Session => Level::Session(token.map(|token| token.parse()).transpose().ok()?),
         LevelForm::Linearizable => Level::Linearizable,
         LevelForm::Primary => Level::Primary,
     })
@@ -440,9 +436,7 @@ impl From<FailureForm> for Failure {
     fn from(form: FailureForm) -> Self {
         match form {
             FailureForm::Sql { error } => Failure::Sql(error.into()),
-            FailureForm::NotDone { why, primary } => {
-                Failure::NotDone { why: why.into(), primary }
-            }
+            FailureForm::NotDone { why, primary } => Failure::NotDone { why: why.into(), primary },
             FailureForm::TooFarBehind => Failure::TooFarBehind,
             FailureForm::WrongGeneration { error } => Failure::WrongGeneration(error.into()),
             FailureForm::Unknown { error } => Failure::Unknown(error.into()),
@@ -478,11 +472,7 @@ impl AnswerForm {
         let answer = match done {
             Ok(answer) => answer,
             Err(failure) => {
-                return Self {
-                    has_transaction,
-                    failure: Some(failure.into()),
-                    ..Self::default()
-                };
+                return Self { has_transaction, failure: Some(failure.into()), ..Self::default() };
             }
         };
         let columns = |columns: &[ResultColumn]| columns.iter().map(ColumnForm::from).collect();
@@ -517,8 +507,7 @@ impl AnswerForm {
         if let Some(failure) = self.failure {
             return Err(failure.into());
         }
-        let columns =
-            |forms: Vec<ColumnForm>| forms.into_iter().map(ResultColumn::from).collect();
+        let columns = |forms: Vec<ColumnForm>| forms.into_iter().map(ResultColumn::from).collect();
         rows.has_columns = self.columns.is_some();
         rows.columns = self.columns.map(columns).unwrap_or_default();
         rows.set_count(self.messages);
@@ -527,10 +516,7 @@ impl AnswerForm {
                 tag: self.tag,
                 rows: self.rows,
                 suspended: self.suspended,
-                effects: Effects {
-                    settings: self.settings,
-                    sequence_values: self.sequence_values,
-                },
+                effects: Effects { settings: self.settings, sequence_values: self.sequence_values },
             },
             rows,
             description: self.description.map(|form| Description {

@@ -26,8 +26,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 5] =
-        [Kind::Request, Kind::CopyData, Kind::Cancel, Kind::Rows, Kind::Answer];
+    const ALL: [Kind; 5] = [Kind::Request, Kind::CopyData, Kind::Cancel, Kind::Rows, Kind::Answer];
 
     fn byte(self) -> u8 {
         self as u8 + 1

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rung_sql::{
-    Description, Discard, Formats, Kind, Parameters, PgType, ResultColumn, RowSink,
-    SessionCommand, SqlError, SqlState, Statement, TransactionModes, TypeUse,
+    Description, Discard, Formats, Kind, Parameters, PgType, ResultColumn, RowSink, SessionCommand,
+    SqlError, SqlState, Statement, TransactionModes, TypeUse,
 };
 
 use super::prepared::{Prepared, Progress};
@@ -159,11 +159,7 @@ impl Session {
         Ok(())
     }
 
-    fn set_transaction_setting(
-        &mut self,
-        name: &str,
-        value: Option<&str>,
-    ) -> Result<(), SqlError> {
+    fn set_transaction_setting(&mut self, name: &str, value: Option<&str>) -> Result<(), SqlError> {
         // The ordinary check of the value, on a copy that is thrown away.
         let mut checked = self.settings.clone();
         checked.set(name, value)?;

@@ -223,7 +223,8 @@ impl Settings {
     pub fn all(&self) -> Vec<(String, String)> {
         let custom = self.values.iter().filter(|(name, _)| find(name).is_none());
         let custom = custom.map(|(name, value)| (name.clone(), value.clone()));
-        let known = KNOWN.iter().map(|known| (known.name.to_owned(), self.value(known.name).into()));
+        let known =
+            KNOWN.iter().map(|known| (known.name.to_owned(), self.value(known.name).into()));
         known.chain(custom).collect()
     }
 
@@ -378,9 +379,7 @@ fn normal_form(known: &Known, value: &str) -> Result<String, SqlError> {
             number.trim().parse::<f64>().map_err(|_| refuse())?;
             Ok(value.trim().to_owned())
         }
-        Form::Milliseconds => {
-            Ok(shown_milliseconds(milliseconds(value).ok_or_else(refuse)?))
-        }
+        Form::Milliseconds => Ok(shown_milliseconds(milliseconds(value).ok_or_else(refuse)?)),
         Form::Text => Ok(value.to_owned()),
         Form::OneOf(words) => {
             let word = words.iter().find(|word| word.eq_ignore_ascii_case(value.trim()));

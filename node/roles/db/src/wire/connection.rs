@@ -24,7 +24,9 @@ const PIECE: usize = 32 * 1024;
 /// Serves a client from its first byte to its last.
 pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream) {
     let limit = shared.config.limits.startup;
-    let started = tokio::time::timeout(limit, startup::start(&shared, stream)).await;
+    // In a box, so that a connection that was let in is small.
+    let started = Box::pin(startup::start(&shared, stream));
+    let started = tokio::time::timeout(limit, started).await;
     let started = match started {
         Ok(Ok(Some(started))) => started,
         Ok(Ok(None)) => return,

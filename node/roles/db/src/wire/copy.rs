@@ -103,10 +103,7 @@ impl Connection {
             _ => {
                 return Err(End::Fatal(SqlError::new(
                     SqlState::PROTOCOL_VIOLATION,
-                    format!(
-                        "unexpected message type 0x{:02X} during COPY from stdin",
-                        header.kind
-                    ),
+                    format!("unexpected message type 0x{:02X} during COPY from stdin", header.kind),
                 )));
             }
         })

