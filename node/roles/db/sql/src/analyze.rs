@@ -20,10 +20,12 @@ mod returning;
 mod scope;
 mod select;
 mod subquery;
+mod table_functions;
 mod translate;
 mod types;
 mod update;
 pub(crate) mod window_functions;
+mod with;
 
 use std::sync::Arc;
 

@@ -306,7 +306,7 @@ pub(crate) fn cannot_convert(from: &PgType, to: &PgType) -> SqlError {
 }
 
 fn type_literal(base: &PgType) -> String {
-    quoted_string(&base.sql_name())
+    quoted_string(base.sql_name())
 }
 
 fn cast_sql(sql: &str, from: &PgType, to: &PgType) -> String {

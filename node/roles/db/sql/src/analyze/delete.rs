@@ -37,7 +37,7 @@ impl Analyzer<'_> {
         });
         let using = match &delete.using {
             None => None,
-            Some(using) => Some(self.from_clause(using, None)?),
+            Some(using) => Some(self.relations_of(using, None)?),
         };
         let others = using.as_ref().map(|using| using.relations.clone()).unwrap_or_default();
         relations.append(others.clone())?;

@@ -125,7 +125,7 @@ impl Analyzer<'_> {
         op: &str,
         right: Expression,
     ) -> Result<(String, String, PgType), SqlError> {
-        let Some(base) = comparison_type(left.base(), right.base(), op) else {
+        let Some(base) = comparison_type(left.base(), right.base()) else {
             return Err(no_operator(op, &[left.base().clone(), right.base().clone()]));
         };
         if base == PgType::Jsonb && !matches!(op, "=" | "<>" | "IS" | "IS NOT")
@@ -197,7 +197,7 @@ impl Analyzer<'_> {
         }
         let mut base = left.base().clone();
         for item in &items {
-            base = comparison_type(&base, item.base(), "=")
+            base = comparison_type(&base, item.base())
                 .ok_or_else(|| no_operator("=", &[left.base().clone(), item.base().clone()]))?;
         }
         if base == PgType::Unknown {
@@ -374,13 +374,13 @@ pub(super) fn collate_suffix(base: &PgType) -> String {
 }
 
 /// The type in which values of two types are compared.
-pub(super) fn comparison_type(left: &PgType, right: &PgType, op: &str) -> Option<PgType> {
+pub(super) fn comparison_type(left: &PgType, right: &PgType) -> Option<PgType> {
     use PgType as T;
     let chosen = match (left, right) {
         (T::Unknown, T::Unknown) => T::Text,
         (T::Unknown, known) | (known, T::Unknown) => known.clone(),
         (left, right) if left == right => left.clone(),
-        (T::Array(left), T::Array(right)) => T::Array(Box::new(comparison_type(left, right, op)?)),
+        (T::Array(left), T::Array(right)) => T::Array(Box::new(comparison_type(left, right)?)),
         (left, right) => match (category(left), category(right)) {
             (Category::Number, Category::Number) => number_type(left, right),
             (Category::Text, Category::Text) => T::Text,

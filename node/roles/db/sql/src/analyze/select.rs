@@ -9,9 +9,9 @@ use super::Analyzer;
 use super::calls::contains_aggregate;
 use super::casts::Conversion;
 use super::expression::{Expression, collated};
-use super::from::set_returning;
 use super::ordering::{check_sortable, ordinal};
 use super::scope::{Grouping, Place, Relations, Scope, VisibleColumn, folded, name_parts};
+use super::table_functions::set_returning;
 use crate::{PgType, SqlError, SqlState, TypeUse};
 
 /// A column of a query whose type may still be decided.
@@ -46,7 +46,7 @@ impl Analyzer<'_> {
         parent: Option<&Scope<'_>>,
     ) -> Result<SelectText, SqlError> {
         check_plain(select)?;
-        let mut from = self.from_clause(&select.from, parent)?;
+        let mut from = self.relations_of(&select.from, parent)?;
         let mut functions = self.functions_as_tables(select, &mut from, parent)?.into_iter();
         let relations = from.relations;
         let scope = Scope::new(&relations, Place::Where, parent);

@@ -131,7 +131,7 @@ impl Analyzer<'_> {
         // A null array has a null answer, like an array of one null.
         let source = format!("SELECT value AS c1 FROM json_each(ifnull({source}, '[null]'))");
         if let ("=", true) | ("<>", false) = (name.as_str(), is_any) {
-            let base = comparison_type(left.base(), &element, "=")
+            let base = comparison_type(left.base(), &element)
                 .ok_or_else(|| no_operator("=", &[left.base().clone(), (*element).clone()]))?;
             let one = Expression::sql("c1", (*element).clone());
             let (left, one, _) = self.comparable(left, "=", one)?;
@@ -372,7 +372,7 @@ fn at_most_one_row(query: &Query) -> bool {
         matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty());
     let mut items = select.projection.iter().filter_map(super::select::named_item);
     if select.from.is_empty() {
-        return items.all(|(_, expr)| super::from::set_returning(expr).is_none());
+        return items.all(|(_, expr)| super::table_functions::set_returning(expr).is_none());
     }
     ungrouped && items.any(|(_, expr)| super::calls::contains_aggregate(expr))
 }

@@ -31,7 +31,7 @@ impl Analyzer<'_> {
         };
         let from = match &update.from {
             None => None,
-            Some(UpdateTableFromKind::AfterSet(from)) => Some(self.from_clause(from, None)?),
+            Some(UpdateTableFromKind::AfterSet(from)) => Some(self.relations_of(from, None)?),
             Some(UpdateTableFromKind::BeforeSet(_)) => {
                 return Err(SqlError::new(SqlState::SYNTAX_ERROR, "FROM stands after SET"));
             }
