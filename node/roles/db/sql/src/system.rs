@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
-pub(crate) use functions::{FUNCTIONS, name_shown, relation_oid};
+pub(crate) use functions::{FUNCTIONS, TABLE_FUNCTIONS, name_shown, relation_oid};
 pub(crate) use relations::find;
 
 use crate::{Catalog, Context, SharedContext};

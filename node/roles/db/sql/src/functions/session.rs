@@ -114,6 +114,7 @@ fn local_now(call: &Call<'_>) -> i64 {
 fn default_setting(name: &str) -> Option<&'static str> {
     Some(match name {
         "server_version" => "15.0",
+        "default_table_access_method" => "heap",
         "server_version_num" => "150000",
         "server_encoding" | "client_encoding" => "UTF8",
         "standard_conforming_strings" | "integer_datetimes" => "on",

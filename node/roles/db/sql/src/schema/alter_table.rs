@@ -492,7 +492,7 @@ fn implicit_conversion(
 ) -> Result<String, SqlError> {
     translate::assignment(&source, data_type, Some(table), change.before, change.context).map_err(
         |error| match error.state {
-            SqlState::DATATYPE_MISMATCH => SqlError::new(
+            SqlState::DATATYPE_MISMATCH | SqlState("42846") => SqlError::new(
                 SqlState::DATATYPE_MISMATCH,
                 format!(
                     "column \"{}\" cannot be cast automatically to type {}",

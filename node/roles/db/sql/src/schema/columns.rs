@@ -20,7 +20,8 @@ pub(super) fn add(
     let name = names::ident(&definition.name);
     if let Some(other) = table.columns.iter().find(|c| c.name.to_lowercase() == name.to_lowercase())
     {
-        return Err(same_name(&name, other, table));
+        let is_new = !change.after.relations.contains_key(&table.name);
+        return Err(same_name(&name, other, table, is_new));
     }
     let serial = serial_type(&definition.data_type);
     let data_type = match &serial {
@@ -84,7 +85,7 @@ pub(super) fn add(
     Ok(constraints)
 }
 
-fn same_name(name: &str, other: &Column, table: &Relation) -> SqlError {
+fn same_name(name: &str, other: &Column, table: &Relation, is_new: bool) -> SqlError {
     if other.name != name {
         return SqlError::not_supported(
             format!("the column name \"{name}\" beside \"{}\"", other.name),
@@ -92,10 +93,11 @@ fn same_name(name: &str, other: &Column, table: &Relation) -> SqlError {
         );
     }
     let table = &table.name;
-    SqlError::new(
-        SqlState::DUPLICATE_COLUMN,
-        format!("column \"{name}\" of relation \"{table}\" already exists"),
-    )
+    let message = match is_new {
+        true => format!("column \"{name}\" specified more than once"),
+        false => format!("column \"{name}\" of relation \"{table}\" already exists"),
+    };
+    SqlError::new(SqlState::DUPLICATE_COLUMN, message)
 }
 
 fn check_collation(collation: &ObjectName) -> Result<(), SqlError> {

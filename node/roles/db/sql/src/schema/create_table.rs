@@ -8,7 +8,6 @@ use sqlparser::ast::{
 use super::change::Change;
 use super::{columns, constraints, names};
 use crate::analyze;
-use crate::catalog_store::store_error;
 use crate::{Column, Relation, RelationKind, SqlError, SqlState};
 
 /// Rows to be put into a table once it is there: SQLite's query.
@@ -196,5 +195,5 @@ pub(super) fn select_into(
 /// Puts the rows in; gives their number.
 pub(super) fn insert(change: &Change<'_>, rows: &Rows) -> Result<usize, SqlError> {
     let text = format!("INSERT INTO {} {}", names::quote(&rows.table), rows.query);
-    change.connection.execute(&text, []).map_err(store_error)
+    change.connection.execute(&text, []).map_err(super::errors::recognised)
 }

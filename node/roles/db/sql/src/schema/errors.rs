@@ -46,6 +46,6 @@ fn not_unique(index: &str) -> SqlError {
 }
 
 /// An error that a function raised, or SQLite's own.
-fn recognised(error: rusqlite::Error) -> SqlError {
-    store_error(error)
+pub(super) fn recognised(error: rusqlite::Error) -> SqlError {
+    crate::functions::recognise(&error).unwrap_or_else(|| store_error(error))
 }

@@ -127,7 +127,11 @@ fn compose(first: &str, second: &str, label: &str) -> String {
 }
 
 fn cut(name: &str, bytes: usize) -> &str {
-    &name[..name.floor_char_boundary(bytes)]
+    let mut end = bytes.min(name.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
 }
 
 /// A name in double quotes, for SQLite and where PostgreSQL needs them.

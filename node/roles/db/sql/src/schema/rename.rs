@@ -9,7 +9,7 @@ use super::change::{Change, missing_relation};
 use super::sequences::nextval_text;
 use super::{alter_table, names, translate};
 use crate::parse::{parse_expression, parse_query};
-use crate::{Constraint, ConstraintKind, Relation, RelationKind, SqlError};
+use crate::{Constraint, ConstraintKind, Relation, RelationKind, SqlError, SqlState};
 
 /// `ALTER TABLE ... RENAME TO`, also of a view.
 pub(super) fn relation(change: &mut Change<'_>, old: &str, new: &str) -> Result<(), SqlError> {
@@ -119,7 +119,9 @@ pub(super) fn column(
     old: &str,
     new: &str,
 ) -> Result<(), SqlError> {
-    let index = alter_table::column_index(&table, old)?;
+    let index = table.columns.iter().position(|column| column.name == old).ok_or_else(|| {
+        SqlError::new(SqlState::UNDEFINED_COLUMN, format!("column \"{old}\" does not exist"))
+    })?;
     alter_table::check_new_column(&table, new, Some(index))?;
     alter_table::refuse_if_view_uses(change, &table, old, "rename a column")?;
     new.clone_into(&mut table.columns[index].name);

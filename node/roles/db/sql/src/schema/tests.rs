@@ -3,17 +3,15 @@ use rusqlite::Connection;
 use crate::catalog_store::{install, load_catalog};
 use crate::parse::parse;
 use crate::statement::Body;
-use crate::{Catalog, Context, SqlError, SqlState};
+use crate::system::System;
+use crate::{Catalog, Context, SharedContext, SqlError, SqlState, functions};
 
 fn database() -> Connection {
     let connection = Connection::open_in_memory().unwrap();
     connection.execute_batch("PRAGMA foreign_keys = ON").unwrap();
-    connection
-        .create_collation("rung_numeric", |a: &str, b: &str| {
-            let number = |text: &str| text.parse::<f64>().unwrap_or(0.0);
-            number(a).total_cmp(&number(b))
-        })
-        .unwrap();
+    let context = SharedContext::new(Context::new("u", "d"));
+    functions::register(&connection, &context).unwrap();
+    System::register(&connection, &context).unwrap();
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).unwrap();
     install(&connection).unwrap();
     connection

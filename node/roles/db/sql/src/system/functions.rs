@@ -66,6 +66,7 @@ pub(crate) const FUNCTIONS: Lines = &[
     ("pg_table_size(regclass) -> int8", "rung_relation_size({0}, 0)"),
     ("pg_indexes_size(regclass) -> int8", "rung_relation_size({0}, 1)"),
     ("pg_total_relation_size(regclass) -> int8", "rung_relation_size({0}, 2)"),
+    ("pg_size_pretty(int8) -> text", "rung_size_pretty({0})"),
     ("pg_database_size(name) -> int8", "rung_database_size()"),
     ("pg_database_size(oid) -> int8", "rung_database_size()"),
     ("pg_tablespace_location(oid) -> text", "''"),
@@ -99,7 +100,13 @@ pub(crate) const FUNCTIONS: Lines = &[
     ("pg_has_role(name, text) -> bool", "1"),
     ("pg_has_role(name, oid, text) -> bool", "({1} = 10)"),
     ("row_security_active(oid) -> bool", "0"),
-    ("pg_partition_ancestors(regclass) -> regclass", "NULL"),
+];
+
+/// Functions that give rows. No table is a partition.
+pub(crate) const TABLE_FUNCTIONS: Lines = &[
+    ("pg_partition_ancestors(regclass) -> regclass", "rung_unnest('[]')"),
+    ("pg_partition_tree(regclass) -> regclass", "rung_unnest('[]')"),
+    ("pg_options_to_table(_text) -> text", "rung_unnest('[]')"),
 ];
 
 type Outcome = Result<Value, SqlError>;
@@ -127,6 +134,9 @@ const CALLS: &[Function] = &[
         oid => Ok(format_type(oid, None)),
     }),
     ("rung_has_privilege", 2, has_privilege),
+    ("rung_size_pretty", 1, |call, _| {
+        Ok(integer(call, 0).map_or(Value::Null, |bytes| Value::Text(pretty_size(bytes))))
+    }),
 ];
 
 pub(super) fn register(connection: &Connection, system: &System) -> rusqlite::Result<()> {
@@ -149,6 +159,25 @@ pub(super) fn integer(call: &Call<'_>, index: usize) -> Option<i64> {
 
 fn text<'a>(call: &'a Call<'_>, index: usize) -> Option<&'a str> {
     call.get_raw(index).as_str().ok()
+}
+
+/// Bytes in the greatest unit in which they are ten or more, rounded.
+fn pretty_size(bytes: i64) -> String {
+    const LIMIT: u64 = 10 * 1024;
+    let sign = if bytes < 0 { "-" } else { "" };
+    let mut size = bytes.unsigned_abs();
+    if size < LIMIT {
+        return format!("{sign}{size} bytes");
+    }
+    // One bit more than is shown, to round by.
+    size >>= 9;
+    for unit in ["kB", "MB", "GB", "TB"] {
+        if size < 2 * LIMIT - 1 {
+            return format!("{sign}{} {unit}", size.div_ceil(2));
+        }
+        size >>= 10;
+    }
+    format!("{sign}{} PB", size.div_ceil(2))
 }
 
 fn format_type(oid: Option<i64>, modifier: Option<i64>) -> Value {

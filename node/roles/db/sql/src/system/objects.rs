@@ -9,9 +9,7 @@ use super::{BTREE, HEAP, OWNER, PUBLIC, relations, schema_oid};
 use crate::analyze::type_of_expression;
 use crate::parse::parse_expression;
 use crate::schema::sqlite_text::split_key;
-use crate::{
-    Column, ConstraintKind, Identity, Index, PgType, Relation, RelationKind, TypeUse,
-};
+use crate::{Column, ConstraintKind, Identity, Index, PgType, Relation, RelationKind, TypeUse};
 
 /// `pg_class.oid` of the catalogs that descriptions and dependencies refer to.
 const CLASS_CATALOG: u32 = 1259;
@@ -209,10 +207,8 @@ pub(super) fn indexes(rows: &mut Rows<'_>, source: &Source<'_>) {
                 .iter()
                 .map(|base| base.as_ref().map_or(0, |base| types::traits(base).collation))
                 .collect();
-            let classes: Vec<u32> = types
-                .iter()
-                .map(|base| base.as_ref().map_or(0, types::operator_class))
-                .collect();
+            let classes: Vec<u32> =
+                types.iter().map(|base| base.as_ref().map_or(0, types::operator_class)).collect();
             let options: Vec<i16> = index.keys.iter().map(|key| key_options(key)).collect();
             let has_expression = columns.iter().any(Option::is_none);
             row!(rows,
