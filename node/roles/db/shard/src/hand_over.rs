@@ -67,7 +67,8 @@ pub(crate) async fn hand_over(
 }
 
 fn check(core: &Core, group: &Group, to: NodeId) -> Result<(), HandOverError> {
-    match core.desk().state.clone() {
+    let state = core.desk().state.clone();
+    match state {
         CopyState::Primary { .. } => {}
         CopyState::Stopped(stop) => return Err(HandOverError::Stopped(stop.to_string())),
         CopyState::Follower { primary } => return Err(HandOverError::NotPrimary { primary }),

@@ -66,9 +66,13 @@ impl Shard {
         let failed = |what: String| OpenError::Failed { group: group.group, what };
         let core = core.map_err(|error| failed(error.to_string()))??;
         let machine = Machine(Arc::clone(&core));
-        let group = match first {
-            First::Open => consensus.open(group, machine).await?,
-            First::Create { voters } => consensus.create(group, machine, &voters).await?,
+        let opened = match first {
+            First::Open => consensus.open(group, machine).await,
+            First::Create { voters } => consensus.create(group, machine, &voters).await,
+        };
+        let group = match opened {
+            Ok(group) => group,
+            Err(error) => return Err(open_error(&core, error)),
         };
         let for_writer = Arc::clone(&core);
         let writer = std::thread::Builder::new()
@@ -285,6 +289,19 @@ impl Shard {
     }
 }
 
+/// A group that cannot be opened. What was wrong with the pages when the log was
+/// applied to them, the group knows as a failure only.
+fn open_error(core: &Core, error: OpenError) -> OpenError {
+    core.close_store();
+    let state = core.desk().state.clone();
+    match state {
+        CopyState::Stopped(Stop::Damaged(what)) => {
+            OpenError::Damaged { group: core.config.group.group, what }
+        }
+        _ => error,
+    }
+}
+
 fn unboxed<R: 'static>(result: Boxed) -> R {
     let result: Box<dyn Any> = result;
     *result.downcast::<R>().expect("the result is of the work's own type")
@@ -294,8 +311,12 @@ fn open_core(
     config: ShardConfig,
     proposals: mpsc::Sender<crate::core::Proposal>,
 ) -> Result<Arc<Core>, OpenError> {
-    let options =
-        Options { checkpoint_bytes: config.limits.checkpoint_bytes, ..Options::default() };
+    let options = Options {
+        checkpoint_bytes: config.limits.checkpoint_bytes,
+        #[cfg(feature = "simulation")]
+        faults: config.faults.pages,
+        ..Options::default()
+    };
     let store = PageStore::open(&config.dir, options).map_err(|error| {
         let (group, what) = (config.group.group, error.to_string());
         match crate::core::stop_for(&error) {

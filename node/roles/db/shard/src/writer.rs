@@ -334,8 +334,9 @@ fn note_durable(core: &Core, store: &PageStore) {
 /// The first job in the queue that somebody still waits for.
 fn take_next(queue: &mut std::collections::VecDeque<Job>) -> Option<Job> {
     loop {
-        if let Some(job) = queue.pop_front()?.take() {
-            return Some(job);
+        let taken = queue.pop_front()?.take();
+        if taken.is_some() {
+            return taken;
         }
     }
 }

@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn every_wrong_is_found() {
         let written = Kind::Written { id: 7, version: 1 };
-        let wrong: [(&[(Kind, u64, u64)], Witness); 5] = [
+        type Seen<'a> = &'a [(Kind, u64, u64)];
+        let wrong: [(Seen<'_>, Witness); 5] = [
             (&[(written, 0, 1)], vec![]),
             (&[(Kind::Refused { id: 7 }, 0, 1)], vec![(1, 1, 7)]),
             (&[], vec![(1, 1, 7), (1, 2, 7)]),

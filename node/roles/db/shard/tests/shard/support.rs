@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rung_consensus::{
     ByteStream, Consensus, ConsensusConfig, GroupConfig, GroupStatus, Network, NetworkError,
+    OpenError,
 };
 use rung_proto::{Generation, GroupId, NodeId};
 use rung_shard::{
@@ -157,6 +158,10 @@ impl Cluster {
 
     /// Starts a node.
     pub async fn open(&mut self, node: u64, first: First) {
+        self.try_open(node, first).await.unwrap();
+    }
+
+    pub async fn try_open(&mut self, node: u64, first: First) -> Result<(), OpenError> {
         let dir = self.dir(node);
         let (wal, _) = tokio::task::spawn_blocking(move || {
             Wal::open(Arc::new(RealDisk), WalConfig::new(dir.join("wal"))).unwrap()
@@ -172,8 +177,9 @@ impl Cluster {
             network: Arc::new(Link { links: Arc::clone(&self.links), from: id(node) }),
         });
         self.links.nodes.lock().unwrap().insert(id(node), consensus.clone());
-        let shard = Shard::open(self.config(node), &consensus, first).await.unwrap();
+        let shard = Shard::open(self.config(node), &consensus, first).await?;
         self.nodes.insert(node, Node { consensus, shard, wal });
+        Ok(())
     }
 
     /// Ends a node at once: nobody hears of it any more, and what is not on its disk
