@@ -58,11 +58,17 @@ struct Open {
 
 /// What came of an exchange.
 enum Exchanged {
-    Answered(Result<Answer, Failure>),
+    Answered(Box<Result<Answer, Failure>>),
     /// The request cannot have been taken as a whole.
     NotSent(String),
     /// The request may have been done.
     NotAnswered(String),
+}
+
+impl Exchanged {
+    fn answered(answer: Result<Answer, Failure>) -> Self {
+        Exchanged::Answered(Box::new(answer))
+    }
 }
 
 impl Link {
@@ -99,7 +105,7 @@ impl Link {
             Err(why) => Exchanged::NotSent(why),
         };
         match exchanged {
-            Exchanged::Answered(answer) => answer,
+            Exchanged::Answered(answer) => *answer,
             Exchanged::NotSent(why) => {
                 self.has_transaction = false;
                 Err(Failure::not_done(why, None))
@@ -159,7 +165,7 @@ impl Link {
                         open.frames.send(Kind::Request, &[&forms::deadline(left), &request]).await
                     }
                     Err(error) => {
-                        return Exchanged::Answered(Err(Failure::sql(
+                        return Exchanged::answered(Err(Failure::sql(
                             SqlState::INTERNAL,
                             format!("a request to another node could not be written: {error}"),
                         )));
@@ -210,9 +216,9 @@ impl Link {
                     };
                     self.has_transaction = form.has_transaction;
                     if let Some(error) = too_large {
-                        return Exchanged::Answered(Err(error.into()));
+                        return Exchanged::answered(Err(error.into()));
                     }
-                    return Exchanged::Answered(form.into_answer(rows));
+                    return Exchanged::answered(form.into_answer(rows));
                 }
                 Ok(_) => return Exchanged::NotAnswered("it sent something else".to_owned()),
                 Err(FrameError::Refused) => {

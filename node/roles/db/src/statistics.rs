@@ -214,7 +214,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A text with `?` for numbers and strings, and one space for white space.
 fn normal_form(text: &str) -> String {
-    let text = &text[..text.floor_char_boundary(4 * MAX_TEXT)];
+    let text = cut(text, 4 * MAX_TEXT);
     let bytes = text.as_bytes();
     let mut normal = String::with_capacity(text.len().min(MAX_TEXT) + 4);
     let mut start = 0;
@@ -245,8 +245,18 @@ fn normal_form(text: &str) -> String {
         at = end;
     }
     normal.push_str(&text[start..at.max(start)]);
-    normal.truncate(normal.floor_char_boundary(MAX_TEXT));
+    normal.truncate(cut(&normal, MAX_TEXT).len());
     normal
+}
+
+/// The longest part of a text of at most so many bytes that ends with a whole
+/// character.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// One past the closing quote of the string that begins at `start`.

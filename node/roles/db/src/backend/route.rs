@@ -301,7 +301,8 @@ impl Backend {
     }
 
     fn link(&mut self, node: NodeId) -> &mut Link {
-        let index = match self.links.iter().position(|link| link.node() == node) {
+        let known = self.links.iter().position(|link| link.node() == node);
+        let index = match known {
             Some(index) => index,
             None => {
                 // A link to a node that is neither the primary nor a copy nearby any

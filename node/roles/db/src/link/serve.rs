@@ -146,7 +146,7 @@ impl Served {
         let work = self.local.perform(operation, bounds);
         tokio::pin!(work);
         tokio::select! {
-            done = &mut work => return Ok(done),
+            done = &mut work => Ok(done),
             frame = self.frames.next() => {
                 // Whatever comes, or that nothing can come any more, ends it.
                 bounds.cancel.cancel();

@@ -87,7 +87,7 @@ impl Statements {
 pub enum Progress {
     NotRun,
     /// Some of its rows were given.
-    Suspended(RowCursor),
+    Suspended(Box<RowCursor>),
     Done,
 }
 

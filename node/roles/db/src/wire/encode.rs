@@ -3,6 +3,8 @@
 use bytes::{BufMut, BytesMut};
 use rung_sql::{ResultColumn, SqlError};
 
+use crate::statistics::cut;
+
 /// What ReadyForQuery says of the transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
@@ -211,7 +213,7 @@ pub fn error(out: &mut BytesMut, severity: Severity, error: &SqlError) {
 
 fn put_field(out: &mut BytesMut, code: u8, value: &str) {
     out.put_u8(code);
-    put_text(out, &value[..value.floor_char_boundary(MAX_ERROR_TEXT)]);
+    put_text(out, cut(value, MAX_ERROR_TEXT));
 }
 
 #[cfg(test)]

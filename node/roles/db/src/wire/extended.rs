@@ -165,7 +165,7 @@ impl Connection {
             Progress::NotRun => self.run_portal(name, max_rows, tell_columns).await,
             Progress::Suspended(cursor) => {
                 let tag = portal.tag.clone();
-                self.give(name, cursor, tag, max_rows).await
+                self.give(name, *cursor, tag, max_rows).await
             }
             Progress::Done => {
                 // As PostgreSQL: a query gives no more rows, anything else must not
@@ -268,7 +268,7 @@ impl Connection {
         }
         // Whether there is one more row is told by the next execution.
         encode::portal_suspended(&mut self.wire.output);
-        self.keep(name, Progress::Suspended(cursor), tag);
+        self.keep(name, Progress::Suspended(Box::new(cursor)), tag);
         Ok(())
     }
 

@@ -46,7 +46,8 @@ pub(super) async fn start(
     let mut asked = 0;
     loop {
         let first = wire.first().await?;
-        match First::parse(&first)? {
+        let first = First::parse(&first)?;
+        match first {
             First::Tls | First::Gss if asked >= 2 => {
                 return Err(super::frontend::ProtocolError::Startup("it asks again").into());
             }
@@ -190,7 +191,8 @@ async fn admit(
         let unknown: Vec<&str> = wishes.unknown.iter().map(String::as_str).collect();
         encode::negotiate_protocol(&mut wire.output, &unknown);
     }
-    let user = match authenticate(shared, wire, &wishes.user).await? {
+    let authenticated = authenticate(shared, wire, &wishes.user).await?;
+    let user = match authenticated {
         Ok(user) => user,
         Err(error) => {
             count(&shared.statistics.counters.logins_failed);
