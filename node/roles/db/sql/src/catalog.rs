@@ -125,7 +125,9 @@ pub struct Column {
 pub enum ConstraintKind {
     PrimaryKey,
     Unique,
-    Check { expression: String },
+    Check {
+        expression: String,
+    },
     ForeignKey {
         table: String,
         columns: Vec<String>,

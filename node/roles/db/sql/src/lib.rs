@@ -23,15 +23,15 @@ mod functions;
 mod parse;
 mod pg_type;
 mod result;
-mod signature;
 mod schema;
+mod signature;
 mod statement;
 mod system;
 mod values;
 
 pub use catalog::{
-    Catalog, Column, Constraint, ConstraintKind, Identity, Index, Relation, RelationKind,
-    Sequence, TypeUse,
+    Catalog, Column, Constraint, ConstraintKind, Identity, Index, Relation, RelationKind, Sequence,
+    TypeUse,
 };
 pub use catalog_store::{install, load_catalog, load_version};
 pub use context::{Context, Effects, SharedContext};

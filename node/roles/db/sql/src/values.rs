@@ -6,17 +6,17 @@
 
 pub(crate) mod array;
 pub(crate) mod calendar;
+pub(crate) mod datetime_input;
+pub(crate) mod datetime_output;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod float;
 pub(crate) mod interval;
+pub(crate) mod interval_input;
 pub(crate) mod json;
 pub(crate) mod numeric;
 #[cfg(test)]
 mod tests;
-pub(crate) mod datetime_input;
-pub(crate) mod datetime_output;
-pub(crate) mod interval_input;
 mod time_zone;
 mod type_names;
 

@@ -32,10 +32,8 @@ fn yes_or_no(value: bool) -> &'static str {
 
 /// Relations with the schema they are in and the name they have there.
 fn all<'a>(source: &'a Source<'_>) -> impl Iterator<Item = (&'static str, &'a str, &'a Relation)> {
-    let own = source
-        .relations()
-        .into_iter()
-        .map(|relation| ("public", relation.name.as_str(), relation));
+    let own =
+        source.relations().into_iter().map(|relation| ("public", relation.name.as_str(), relation));
     own.chain(relations::all().iter().map(|system| (system.schema, system.name, &*system.relation)))
 }
 

@@ -33,10 +33,45 @@ fn statements() -> Vec<String> {
 
 /// Words and signs that change what a statement means.
 const PIECES: &[&str] = &[
-    " ", "(", ")", "'", "\"", ",", ";", "$1", "$70000", "::", "[1]", "*", "NULL", "SELECT",
-    "FROM t", "WHERE", "GROUP BY 1", "ORDER BY 2", "LIMIT -1", "OVER ()", "DISTINCT", "ARRAY[",
-    "CASE WHEN", "END", "UNION ALL", "--", "/*", "\u{e9}", "1e400", "0x", "E'\\", "IN ()",
-    "ANY", "LATERAL", "WITH x AS (", "RETURNING *", "DEFAULT", "INTERVAL '", "AT TIME ZONE",
+    " ",
+    "(",
+    ")",
+    "'",
+    "\"",
+    ",",
+    ";",
+    "$1",
+    "$70000",
+    "::",
+    "[1]",
+    "*",
+    "NULL",
+    "SELECT",
+    "FROM t",
+    "WHERE",
+    "GROUP BY 1",
+    "ORDER BY 2",
+    "LIMIT -1",
+    "OVER ()",
+    "DISTINCT",
+    "ARRAY[",
+    "CASE WHEN",
+    "END",
+    "UNION ALL",
+    "--",
+    "/*",
+    "\u{e9}",
+    "1e400",
+    "0x",
+    "E'\\",
+    "IN ()",
+    "ANY",
+    "LATERAL",
+    "WITH x AS (",
+    "RETURNING *",
+    "DEFAULT",
+    "INTERVAL '",
+    "AT TIME ZONE",
 ];
 
 #[test]
@@ -66,7 +101,7 @@ fn nesting_without_end_is_an_error() {
     let deep = [
         format!("SELECT {}1{}", "(".repeat(5_000), ")".repeat(5_000)),
         format!("SELECT {}", vec!["1"; 20_000].join("+")),
-        format!("SELECT {}1", "-".repeat(1) + &"- ".repeat(5_000)),
+        format!("SELECT {}1", "-".to_owned() + &"- ".repeat(5_000)),
         format!("SELECT {}1", "NOT ".repeat(5_000)),
         format!("SELECT 1{}", "::int".repeat(20_000)),
         format!("SELECT 1{}", " IS NULL".repeat(20_000)),
@@ -83,6 +118,7 @@ fn nesting_without_end_is_an_error() {
 #[test]
 fn long_chains_of_conditions_are_executed() {
     let terms: Vec<String> = (0..1_200).map(|n| format!("n = {n}")).collect();
-    let text = format!("SELECT count(*) FROM (VALUES (5), (7), (9999)) v(n) WHERE {}", terms.join(" OR "));
+    let text =
+        format!("SELECT count(*) FROM (VALUES (5), (7), (9999)) v(n) WHERE {}", terms.join(" OR "));
     assert_eq!(Session::new().answer(&text), ["count", "2", "SELECT 1"]);
 }
