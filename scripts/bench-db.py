@@ -327,8 +327,10 @@ def fill(options, server):
 
 def measure(options, server, arguments, clients):
     """Transactions per second, CPU microseconds and mean latency of one run, or why not."""
-    common = ["-n", "-T", str(options.seconds), "-c", str(clients), "-j", str(min(clients, 2)),
-              "--max-tries", "100", "-s", str(options.scale)]
+    common = ["-n", "-c", str(clients), "-j", str(min(clients, 2)), "--max-tries", "100",
+              "-s", str(options.scale)]
+    if "-t" not in arguments:
+        common += ["-T", str(options.seconds)]
     before = server.processor_time()
     done = pgbench(options, server, [*common, *arguments])
     ticks = server.processor_time() - before
@@ -441,9 +443,11 @@ def compare_far(options):
         with contenders(options, True, machines) as servers:
             with open(os.path.join(servers[0].folder, "update.sql"), "w", encoding="utf-8") as file:
                 file.write(UPDATE)
-            title = f"autocommit updates, {options.far_clients} clients at the primary"
+            title = (f"autocommit updates, {options.far_clients} clients at the primary "
+                     "(CPU time includes connecting)")
             table = Table(title, servers[0].name, servers[1].name)
-            arguments = ["-f", file.name, "-M", "prepared"]
+            # A number of transactions, not a time, which connecting could use up.
+            arguments = ["-f", file.name, "-M", "prepared", "-t", str(options.far_transactions)]
             near = by_turns(options, servers, arguments, options.far_clients)
             table.row("near", *near)
             machines.delay(HALF_OF_50_MS)
@@ -468,6 +472,7 @@ def main():
     parser.add_argument("--scale", type=int, default=10)
     parser.add_argument("--clients", type=lambda text: [int(word) for word in text.split(",")], default=[1, 8, 32])
     parser.add_argument("--far-clients", type=int, default=1000)
+    parser.add_argument("--far-transactions", type=int, default=30, help="of each client")
     parser.add_argument("--parts", default="one,three,far")
     parser.add_argument("--left", choices=CONTENDERS, default="postgres")
     parser.add_argument("--right", choices=CONTENDERS, default="rung")

@@ -1,10 +1,13 @@
 //! A database under attack: clients at work through every node while its primary is
 //! killed, stopped, cut off or replaced, and then the account of what they saw.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::check::{Nanos, list_append, registers, rows, session_reads};
+use crate::check::list_append::Order;
+use crate::check::rows::Numbered;
+use crate::check::{Nanos, Outcome, Timed, list_append, registers, rows, session_reads};
 use crate::cluster::{Cluster, SOON};
 use crate::namespaces::Cut;
 use crate::process::signal;
@@ -53,6 +56,8 @@ pub struct Findings {
     pub registers: (usize, Vec<registers::Fault>),
     pub lists: (usize, Vec<list_append::Fault>),
     pub sessions: (usize, Vec<session_reads::WentBack>),
+    /// What writers were told when they were not served, and how often.
+    pub told: BTreeMap<String, usize>,
 }
 
 impl Attack {
@@ -93,7 +98,7 @@ impl Attack {
     #[track_caller]
     fn settle(&self) {
         self.cluster.wait_serving(DATABASE, self.replicas);
-        self.load.go_on_for(20);
+        self.load.go_on_for(10);
     }
 
     /// kill -9 of the primary; the others go on, and it comes back.
@@ -216,10 +221,26 @@ impl Attack {
             promotions: self.promotions,
             rows: rows.collect(),
             registers: (records.registers.len(), registers::check(&records.registers)),
-            lists: (records.lists.len(), list_append::check(&records.lists)),
+            lists: (records.lists.len(), list_append::check(&records.lists, Order::RealTime)),
             sessions: (records.sessions.len(), session_reads::check(&records.sessions)),
+            told: told(&records.rows),
         }
     }
+}
+
+/// What was not acknowledged, by what was said of it.
+fn told(rows: &[Timed<Numbered>]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for row in rows {
+        let (kind, text) = match &row.outcome {
+            Outcome::Acknowledged => continue,
+            Outcome::Refused(text) => ("refused", text),
+            Outcome::Unknown(text) => ("unknown", text),
+        };
+        let short: String = text.chars().take(160).collect();
+        *counts.entry(format!("{kind}: {short}")).or_default() += 1;
+    }
+    counts
 }
 
 impl Findings {
@@ -291,7 +312,13 @@ impl fmt::Display for Findings {
         writeln!(f, "lists: {} transactions, {} faults", self.lists.0, self.lists.1.len())?;
         list(f, &self.lists.1, ToString::to_string)?;
         writeln!(f, "sessions: {} reads, {} faults", self.sessions.0, self.sessions.1.len())?;
-        list(f, &self.sessions.1, ToString::to_string)
+        list(f, &self.sessions.1, ToString::to_string)?;
+        let mut told: Vec<_> = self.told.iter().collect();
+        told.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        for (text, count) in told.into_iter().take(SHOWN) {
+            writeln!(f, "{count} writes {text}")?;
+        }
+        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ pub mod load;
 pub mod namespaces;
 pub mod network;
 pub mod packet_delay;
+pub mod postgres;
 pub mod process;
 pub mod small_disk;
 pub mod sql;

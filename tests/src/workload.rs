@@ -40,6 +40,8 @@ pub struct Mix {
     pub pause: Duration,
     /// Whether `rung.read` and `rung.token` mean something to the server.
     pub is_rung: bool,
+    /// How transactions on lists begin.
+    pub begin: &'static str,
 }
 
 impl Mix {
@@ -50,7 +52,7 @@ impl Mix {
         lists: 0,
         sessions: 0,
         pause: Duration::from_millis(5),
-        is_rung: true,
+        ..Mix::ALL
     };
     /// Only histories.
     pub const HISTORIES: Mix = Mix { writers: 1, registers: 3, lists: 3, sessions: 1, ..Mix::ALL };
@@ -61,6 +63,7 @@ impl Mix {
         sessions: 1,
         pause: Duration::from_millis(10),
         is_rung: true,
+        begin: "BEGIN ISOLATION LEVEL SERIALIZABLE",
     };
 }
 

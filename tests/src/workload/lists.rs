@@ -19,7 +19,6 @@ const LISTS: u64 = 2000;
 /// so that lists stay short.
 const AT_A_TIME: u64 = 3;
 const TRANSACTIONS: u64 = 200;
-const BEGIN: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 
 pub fn tables(mix: &Mix) -> String {
     if mix.lists == 0 {
@@ -40,6 +39,7 @@ fn parse(text: &str) -> Vec<i64> {
 
 pub async fn run(shared: Arc<Shared>, door: Door) {
     let id = shared.client();
+    let begin = shared.mix.begin;
     let mut client = SqlClient::new(linearizable(&door, &shared.mix));
     while shared.goes_on() {
         let first = shared.lists_used.fetch_add(1, Ordering::Relaxed) / TRANSACTIONS * AT_A_TIME;
@@ -56,8 +56,8 @@ pub async fn run(shared: Arc<Shared>, door: Door) {
         let invoked = shared.now();
         let result = match kind {
             0..4 => append(&mut client, one, elements[0]).await,
-            4..7 => write_back(&mut client, one, elements[0]).await,
-            7..9 => read_and_append(&mut client, one, other, elements).await,
+            4..7 => write_back(&mut client, begin, one, elements[0]).await,
+            7..9 => read_and_append(&mut client, begin, one, other, elements).await,
             _ => read_both(&mut client, one, other).await,
         };
         let completed = shared.now();
@@ -96,7 +96,12 @@ async fn read_in(client: &Client, list: u32) -> Result<String, Error> {
 }
 
 /// An append by a program that does it itself, as programs do.
-async fn write_back(client: &mut SqlClient, list: u32, element: i64) -> Result<Vec<Step>, Outcome> {
+async fn write_back(
+    client: &mut SqlClient,
+    begin: &str,
+    list: u32,
+    element: i64,
+) -> Result<Vec<Step>, Outcome> {
     let body = async |client: &Client| {
         let read = read_in(client, list).await?;
         let (key, written) = (i32::try_from(list).expect("few lists"), format!("{read}{element},"));
@@ -104,12 +109,13 @@ async fn write_back(client: &mut SqlClient, list: u32, element: i64) -> Result<V
         client.execute(update, &[&key, &written]).await?;
         Ok(parse(&read))
     };
-    let elements = client.transaction(BEGIN, body).await?;
+    let elements = client.transaction(begin, body).await?;
     Ok(vec![Step::Read { list, elements }, appended(list, element)])
 }
 
 async fn read_and_append(
     client: &mut SqlClient,
+    begin: &str,
     read: u32,
     list: u32,
     elements: [i64; 2],
@@ -121,7 +127,7 @@ async fn read_and_append(
         }
         Ok((parse(&read), parse(&read_in(client, list).await?)))
     };
-    let (before, after) = client.transaction(BEGIN, body).await?;
+    let (before, after) = client.transaction(begin, body).await?;
     Ok(vec![
         Step::Read { list: read, elements: before },
         appended(list, elements[0]),

@@ -2,6 +2,8 @@
 
 mod certificates;
 mod clocks;
+mod db_attack;
+mod db_checks;
 mod exit_codes;
 mod formation;
 mod full_disk;
