@@ -313,6 +313,10 @@ impl Core {
 
     /// The copy serves nothing any more.
     pub fn stop(&self, stop: Stop) {
+        // What comes after the first reason is its consequence.
+        if matches!(*self.state.borrow(), CopyState::Stopped(_)) {
+            return;
+        }
         if stop != Stop::Closed {
             tracing::error!(shard = %self.config.group.name, %stop, "a copy of a shard has stopped");
         }
