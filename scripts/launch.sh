@@ -33,7 +33,7 @@ build() {
     [ -n "${RUNG_BIN:-}" ] && return
     command -v cargo >/dev/null || die "cargo is not installed; install Rust from your distribution or rustup"
     say "building (the first time takes some minutes) ..."
-    (cd "$root" && cargo build --release --quiet -p rung-node -p rung-control -p hello)
+    (cd "$root" && cargo build --release --quiet -p rung-node -p rung-control -p photos -p hello)
 }
 
 alive() { # DIR NODE
@@ -83,14 +83,20 @@ sys.exit(0 if ok else 1)'
 
 require_python() { command -v python3 >/dev/null || die "python3 is not installed"; }
 
-# Puts a folder together that can be deployed; prints its path.
+# Puts a folder together that can be deployed; prints its path. An example in Rust
+# needs the program that was built of it.
 app_folder() { # DIR PATH
-    local dir=$1 path=$2
-    if [ "$(cd "$path" && pwd)" = "$root/examples/hello" ]; then
-        local folder="$dir/build/hello"
+    local dir=$1 path=$2 name
+    path=$(cd "$path" && pwd) || die "there is no folder $path"
+    name=$(basename "$path")
+    if [ "$path" = "$root/examples/$name" ] && [ -e "$path/Cargo.toml" ]; then
+        local folder="$dir/build/$name"
+        [ -e "$bin/$name" ] || die "$name is not in $bin; build it with cargo build -p $name"
         mkdir -p "$folder"
+        # A program that runs can be replaced, but not written to.
+        rm -f "$folder/$name"
         cp "$path/rung.toml" "$folder/"
-        cp "$bin/hello" "$folder/hello"
+        cp "$bin/$name" "$folder/$name"
         echo "$folder"
     else
         echo "$path"
@@ -99,7 +105,7 @@ app_folder() { # DIR PATH
 
 deploy() { # DIR PATH
     local folder
-    folder=$(app_folder "$1" "$2")
+    folder=$(app_folder "$1" "$2") || exit 1
     say "deploying $(basename "$folder") ..."
     ctl "$1" deploy "$folder" >&2
 }
@@ -157,7 +163,7 @@ default_launch() {
     if [ "$up" = 1 ] && site_answers; then
         say "the cluster is up already"
     else
-        local_cluster --nodes 5 --dcs east,west --dir "$root/.rung" --app "$root/examples/hello"
+        local_cluster --nodes 5 --dcs east,west --dir "$root/.rung" --app "$root/examples/photos"
     fi
     cat <<TXT
 The site:   http://127.0.0.11:8080/
@@ -166,6 +172,7 @@ The admin:  http://127.0.0.11:7401/   (\`ctl ui\` prints a link that lets you in
 Try next, from $root:
   export RUNG_DATA=.rung/n1 PATH=target/release:\$PATH
   ctl status
+  psql "\$(ctl db url photos)" -c '\d'
   ctl scale web 4
   kill -9 \$(cat .rung/n2/rungd.pid); ctl events -w
 TXT
@@ -281,7 +288,7 @@ sys.exit(len(nodes) < int(sys.argv[1]) or any(n["state"] != "alive" for n in nod
     wait_for 60 "$count nodes to be alive" remote_all_alive
     if [ -n "$app" ]; then
         local folder
-        folder=$(app_folder "$(mktemp -d)" "$app")
+        folder=$(app_folder "$(mktemp -d)" "$app") || exit 1
         tar -C "$folder" -cf - . | ssh "${ssh_options[@]}" "$first" "mkdir -p $first_dir/app && tar -C $first_dir/app -xf -"
         ssh "${ssh_options[@]}" "$first" "$first_dir/ctl --data $first_dir/data deploy $first_dir/app"
     fi

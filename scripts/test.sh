@@ -44,6 +44,16 @@ install_tools() {
     have python3 || missing+=(python3)
     have setpriv || missing+=(util-linux)
     have cc || missing+=(gcc)
+    # Debian's /usr/bin/psql and pgbench are there before the programs are.
+    psql --version >/dev/null 2>&1 || missing+=(postgresql-client)
+    # With the server, whose answers are compared with.
+    pgbench --version >/dev/null 2>&1 || missing+=(postgresql)
+    have node || missing+=(nodejs)
+    have npm || missing+=(npm)
+    # For the example in Python, which Rung starts as another user.
+    /usr/bin/python3 -c 'import psycopg' 2>/dev/null || missing+=(python3-psycopg)
+    # Debian's python3 comes without.
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
     # For cutting networks. Without root those tests are skipped.
     if [ "$(id -u)" = 0 ]; then
         have ip || missing+=(iproute2)
@@ -59,7 +69,26 @@ install_tools() {
     have cargo || die "cargo is not installed; install Rust 1.90 or newer, for example with rustup"
     cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: rustup component add clippy"
-    printf 'curl, dig, python3, setpriv, cargo fmt and cargo clippy are there\n'
+    printf 'curl, dig, python3, setpriv, psql, pgbench, node, cargo fmt and cargo clippy are there\n'
+}
+
+# Clients of databases that are not Debian's, once for each version asked for.
+clients_dir=target/test-clients
+python_clients=('psycopg[binary]==3.3.*' 'SQLAlchemy==2.*' 'Django==5.2.*')
+node_clients=('pg@8')
+install_clients() {
+    local wanted="${python_clients[*]} ${node_clients[*]}"
+    if [ "$(cat "$clients_dir/installed" 2>/dev/null)" = "$wanted" ] &&
+        "$clients_dir/python/bin/python" -c 'import psycopg, sqlalchemy, django' 2>/dev/null; then
+        printf '%s are there\n' "$wanted"
+        return
+    fi
+    rm -rf "$clients_dir"
+    mkdir -p "$clients_dir/node"
+    python3 -m venv "$clients_dir/python" &&
+        "$clients_dir/python/bin/pip" install --quiet --disable-pip-version-check "${python_clients[@]}" &&
+        npm install --silent --no-audit --no-fund --prefix "$clients_dir/node" "${node_clients[@]}" &&
+        printf '%s\n' "$wanted" >"$clients_dir/installed"
 }
 
 # Without the cluster tests, which need the binaries beside them.
@@ -68,9 +97,12 @@ build() { cargo build --workspace --quiet; }
 # One cluster of five keeps a processor busy; the harness counts them itself, and
 # many tests may wait for their turn.
 cluster_tests() { cargo test -p rung-tests -- --test-threads "$(($(nproc) + 1))"; }
-python_tests() { (cd examples/notes-python && python3 -m unittest -q test_app.py); }
+python_tests() {
+    (cd examples/notes-python && "../../$clients_dir/python/bin/python" -m unittest -q test_app.py)
+}
 
 section "tools" install_tools
+section "clients of databases" install_clients
 if [ "$only" = clusters ]; then
     section "build" build
     section "clusters of real processes" cluster_tests

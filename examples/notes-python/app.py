@@ -1,4 +1,4 @@
-"""A small site for notes: an HTML form and a JSON API, in memory."""
+"""A small site for notes: an HTML form and a JSON API, in a database or in memory."""
 
 import html
 import http.server
@@ -10,11 +10,21 @@ import socket
 import threading
 import time
 import urllib.parse
+import uuid
+
+try:
+    import psycopg
+except ImportError:  # Then the notes stay in memory.
+    psycopg = None
 
 MAX_BODY = 64 * 1024
 MAX_NOTES = 1000
 IDLE_SECONDS = 75
 FINISH_SECONDS = 30
+# How long a visitor waits while the database has no primary.
+PATIENCE_SECONDS = 15
+# To the database, for each process.
+CONNECTIONS = 8
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -35,15 +45,20 @@ time, footer {{ color: #666; font-size: .85rem }}
 </form>
 <ul>{notes}</ul>
 <footer>
-These notes live in the memory of process {pid}{where} and end with it. Another
-instance has others: reload to see.
+Process {pid}{where}. {kept}
 </footer>
 </html>
 """
 
 
-class Notes:
+def now():
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+class NotesInMemory:
     """The notes of this process; the oldest go when there are too many."""
+
+    kept = "These notes are in its memory and end with it. Another instance has others: reload to see."
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -52,7 +67,7 @@ class Notes:
 
     def add(self, text):
         with self._lock:
-            note = {"id": next(self._ids), "text": text, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            note = {"id": next(self._ids), "text": text, "at": now()}
             self._notes[note["id"]] = note
             while len(self._notes) > MAX_NOTES:
                 del self._notes[next(iter(self._notes))]
@@ -67,8 +82,98 @@ class Notes:
             return self._notes.pop(number, None) is not None
 
 
+class Unavailable(Exception):
+    """The notes cannot be reached for too long; the message says why."""
+
+
+class NotesInDatabase:
+    """The notes of all processes, in a table."""
+
+    kept = "These notes are in the database, the same for every instance."
+
+    def __init__(self, url):
+        self._url = url
+        self._free = []
+        self._permits = threading.BoundedSemaphore(CONNECTIONS)
+        self._run(lambda connection: connection.execute(
+            "CREATE TABLE IF NOT EXISTS notes (id bigserial PRIMARY KEY, "
+            "key uuid NOT NULL UNIQUE, text text NOT NULL, at text NOT NULL)"
+        ))
+
+    def add(self, text):
+        # With a key of its own, so that adding it again after a lost answer adds nothing.
+        key, at = uuid.uuid4(), now()
+
+        def insert(connection):
+            connection.execute(
+                "INSERT INTO notes (key, text, at) VALUES (%s, %s, %s) ON CONFLICT (key) DO NOTHING",
+                (key, text, at),
+            )
+            return connection.execute("SELECT id FROM notes WHERE key = %s", (key,)).fetchone()[0]
+
+        return {"id": self._run(insert), "text": text, "at": at}
+
+    def all(self):
+        query = "SELECT id, text, at FROM notes ORDER BY id DESC LIMIT %s"
+        rows = self._run(lambda connection: connection.execute(query, (MAX_NOTES,)).fetchall())
+        return [{"id": number, "text": text, "at": at} for number, text, at in reversed(rows)]
+
+    def remove(self, number):
+        delete = "DELETE FROM notes WHERE id = %s"
+        return self._run(lambda connection: connection.execute(delete, (number,)).rowcount) > 0
+
+    def _run(self, work):
+        """Does it with a connection, again while the database has no primary."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with self._permits:
+                    return self._attempt(work)
+            except psycopg.OperationalError as error:
+                # No connection, another primary, or an answer that was lost.
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"the database is not available: {error}") from error
+                time.sleep(0.1)
+
+    def _attempt(self, work):
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+        try:
+            result = work(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._free.append(connection)
+        return result
+
+
+def notes_for(url):
+    """Where the notes are kept, given the database's URL if there is one."""
+    if not url:
+        return NotesInMemory()
+    if psycopg is None:
+        print("DATABASE_URL is set, but psycopg is not installed: notes stay in memory", flush=True)
+        return NotesInMemory()
+    return NotesInDatabase(url)
+
+
 class BadRequest(Exception):
     """What the client sent cannot be used; the message says why."""
+
+
+def answering(method):
+    """The method, with an answer also when the database gives none."""
+
+    def answered(self):
+        try:
+            method(self)
+        except Unavailable as error:
+            self.log_message("%s", error)
+            self.answer(503, "text/plain", "that did not work just now; try again in a moment\n")
+
+    return answered
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -78,6 +183,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     wbufsize = -1
     disable_nagle_algorithm = True
 
+    @answering
     def do_GET(self):
         path = urllib.parse.urlsplit(self.path).path
         if path == "/":
@@ -91,6 +197,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    @answering
     def do_POST(self):
         try:
             body = self.body()
@@ -107,6 +214,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.answer(303, "text/plain", "", Location="/")
 
+    @answering
     def do_DELETE(self):
         folder, _, number = urllib.parse.urlsplit(self.path).path.rpartition("/")
         known = folder == "/notes" and number.isascii() and number.isdigit()
@@ -145,7 +253,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             f"<li>{html.escape(note['text'])} <time>{note['at']}</time></li>"
             for note in reversed(self.server.notes.all())
         )
-        return PAGE.format(notes=notes, pid=os.getpid(), where=where)
+        return PAGE.format(notes=notes, pid=os.getpid(), where=where, kept=self.server.notes.kept)
 
     def answer_json(self, status, value):
         self.answer(status, "application/json", json.dumps(value) + "\n")
@@ -192,8 +300,8 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address):
-        self.notes = Notes()
+    def __init__(self, address, notes):
+        self.notes = notes
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._open = set()
@@ -240,7 +348,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 def main():
     address = (os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "8000")))
-    server = Server(address)
+    server = Server(address, notes_for(os.environ.get("DATABASE_URL")))
     finished = threading.Thread(target=server.finish)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: finished.is_alive() or finished.start())

@@ -1,7 +1,11 @@
-"""Tests of the notes site, over real connections."""
+"""Tests of the notes site, over real connections.
+
+With DATABASE_URL, also with that database, where a table "notes" is made.
+"""
 
 import http.client
 import json
+import os
 import threading
 import unittest
 
@@ -15,7 +19,7 @@ class Quiet(app.Handler):
 
 class NotesTest(unittest.TestCase):
     def setUp(self):
-        self.server = app.Server(("127.0.0.1", 0))
+        self.server = app.Server(("127.0.0.1", 0), app.NotesInMemory())
         self.server.RequestHandlerClass = Quiet
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
@@ -58,10 +62,33 @@ class NotesTest(unittest.TestCase):
         self.assertEqual(self.ask("GET", "/other")[0], 404)
         self.assertEqual(self.ask("DELETE", "/notes/x")[0], 404)
 
+    def test_the_page_says_where_the_notes_are(self):
+        self.assertIn("end with it", self.ask("GET", "/")[1])
+        self.assertIsInstance(app.notes_for(None), app.NotesInMemory)
+
+    def test_what_the_database_refuses_is_answered(self):
+        def unavailable():
+            raise app.Unavailable("it is away")
+
+        self.server.notes.all = unavailable
+        self.assertEqual(self.ask("GET", "/notes")[0], 503)
+        self.assertEqual(self.ask("GET", "/up")[0], 200)
+
     def test_a_stop_ends_idle_connections(self):
         self.assertEqual(self.ask("GET", "/up")[0], 200)
         self.server.finish()
         self.assertEqual(self.client.sock.recv(1), b"")
+
+
+@unittest.skipUnless(os.environ.get("DATABASE_URL") and app.psycopg, "needs DATABASE_URL and psycopg")
+class NotesInDatabaseTest(unittest.TestCase):
+    def test_two_processes_have_the_same_notes(self):
+        one, other = (app.notes_for(os.environ["DATABASE_URL"]) for _ in range(2))
+        note = one.add("it's 100% \\ ü")
+        self.assertIn(note, other.all())
+        self.assertTrue(other.remove(note["id"]))
+        self.assertFalse(one.remove(note["id"]))
+        self.assertNotIn(note, one.all())
 
 
 if __name__ == "__main__":
