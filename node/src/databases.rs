@@ -20,18 +20,25 @@ use rung_proto::{Code, Failure, Generation, GroupId, NodeId, encoding};
 use rung_shard::{CopyState as ShardState, First, Limits, Shard, ShardConfig, Stop};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::data_dir::DataDir;
 
 pub use reconcile::run;
 
 const COPY_FILE: &str = "copy";
+/// A copy that stopped because of its disk is opened again so long after.
+const OPEN_AGAIN: Duration = Duration::from_secs(3);
 /// Positions are told to the others this often; what matters for routing at once.
 const TELL: Duration = Duration::from_millis(250);
-/// A primary that dies is replaced within so long at most, and a pause of a
-/// process of less than the first changes nothing.
-const ELECTION: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(600));
-const HEARTBEAT: Duration = Duration::from_millis(75);
+/// Another copy stands for election when it has not heard of the primary for the
+/// second of these, during which the others would not vote for it, and a time
+/// between both: 500 to 600 ms.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(300));
+const HEARTBEAT: Duration = Duration::from_millis(50);
+
+/// A primary that has not heard of a majority for so long does not serve writes.
+const ALONE: Duration = Duration::from_secs(2);
 
 /// What a local copy is a copy of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -48,6 +55,8 @@ pub struct LocalCopy {
     /// Nothing when it could not be opened; `problem` says why.
     pub shard: Option<Shard>,
     pub problem: Option<(CopyState, String)>,
+    /// When it is tried again to open it.
+    again: Option<Instant>,
 }
 
 /// The copies of this node. Clones are the same.
@@ -129,15 +138,61 @@ impl Databases {
         self.empty(record.group).await?;
         let voters = [self.node].into();
         self.open(record.clone(), First::Create { voters }).await;
-        self.keep_record(&record)
+        let kept = self.keep_record(&record);
+        if kept.is_err() {
+            // The next start would not know that this is the only copy.
+            self.leave(record.group).await?;
+        }
+        kept
     }
 
     /// Takes part in a group, which must then add this node.
-    pub(super) async fn join(&self, record: CopyRecord) -> Result<(), Failure> {
-        self.empty(record.group).await?;
-        self.keep_record(&record)?;
-        self.open(record, First::Open).await;
-        Ok(())
+    pub(super) async fn join(&self, record: CopyRecord) {
+        let prepared = match self.empty(record.group).await {
+            Ok(()) => self.keep_record(&record),
+            Err(failure) => Err(failure),
+        };
+        match prepared {
+            Ok(()) => self.open(record, First::Open).await,
+            Err(failure) => self.put_closed(record, CopyState::Stopped, failure.to_string()),
+        }
+    }
+
+    /// Closes copies that have stopped, so that their groups can go on without them,
+    /// and opens those again whose disk may be well by now. A damaged one stays
+    /// closed until its group does not count on it.
+    pub(super) async fn mend(&self) {
+        for copy in self.copies() {
+            match (&copy.shard, copy.again) {
+                (Some(shard), _) => {
+                    let state = shard.state().borrow().clone();
+                    let ShardState::Stopped(why) = state else { continue };
+                    shard.close().await;
+                    self.put_closed(copy.record, stopped_as(&why), why.to_string());
+                }
+                (None, Some(at)) if at <= Instant::now() => {
+                    let is_known = self.dir(copy.record.group).join(COPY_FILE).exists();
+                    match is_known {
+                        true => self.open(copy.record, First::Open).await,
+                        false => self.join(copy.record).await,
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Keeps a copy as one that is not open, and says why.
+    fn put_closed(&self, record: CopyRecord, state: CopyState, why: String) {
+        let group = record.group;
+        let again = (state == CopyState::Stopped).then(|| Instant::now() + OPEN_AGAIN);
+        let copy = LocalCopy { record, shard: None, problem: Some((state, why)), again };
+        let former = self.lock().insert(group, copy.clone()).and_then(|former| former.problem);
+        if former != copy.problem {
+            let (database, why) = (copy.record.database, copy.problem.map(|(_, why)| why));
+            tracing::error!(role = "db", database, %group, why, "a copy does not serve");
+        }
+        self.changed.notify_one();
     }
 
     fn keep_record(&self, record: &CopyRecord) -> Result<(), Failure> {
@@ -185,22 +240,21 @@ impl Databases {
     async fn open(&self, record: CopyRecord, first: First) {
         let group = record.group;
         let opened = Shard::open(self.config(&record), &self.consensus, first).await;
-        let (shard, problem) = match opened {
+        match opened {
             Ok(shard) => {
                 tokio::spawn(tell_changes(shard.clone(), Arc::clone(&self.changed)));
-                (Some(shard), None)
+                let copy = LocalCopy { record, shard: Some(shard), problem: None, again: None };
+                self.lock().insert(group, copy);
+                self.changed.notify_one();
             }
             Err(error) => {
-                tracing::error!(database = record.database, %group, %error, "a copy did not open");
                 let state = match &error {
                     OpenError::Damaged { .. } => CopyState::Broken,
                     _ => CopyState::Stopped,
                 };
-                (None, Some((state, error.to_string())))
+                self.put_closed(record, state, error.to_string());
             }
-        };
-        self.lock().insert(group, LocalCopy { record, shard, problem });
-        self.changed.notify_one();
+        }
     }
 
     fn config(&self, record: &CopyRecord) -> ShardConfig {
@@ -262,12 +316,15 @@ fn copy_status(
         learners: Vec::new(),
         problem: None,
     };
+    let mut is_alone = false;
     if let Some(group) = consensus.group(record.group) {
         let status = group.status();
         let status = status.borrow();
         told.epoch = status.term;
         told.voters = status.voters.iter().copied().collect();
         told.learners = status.learners.iter().copied().collect();
+        is_alone = status.voters.len() > 1
+            && status.quorum_acknowledged.is_none_or(|at| at.elapsed() > ALONE);
     }
     if let Some((state, why)) = &copy.problem {
         (told.state, told.problem) = (*state, Some(why.clone()));
@@ -280,6 +337,10 @@ fn copy_status(
         ShardState::Primary { epoch } => {
             (told.kind, told.state, told.epoch) = (CopyKind::Primary, CopyState::Serving, epoch);
             told.lag_ms = Some(0);
+            if is_alone {
+                told.state = CopyState::CatchingUp;
+                told.problem = Some("its primary does not reach a majority".to_owned());
+            }
         }
         ShardState::Taking { epoch } => {
             (told.kind, told.state, told.epoch) = (CopyKind::Primary, CopyState::CatchingUp, epoch);
@@ -292,14 +353,17 @@ fn copy_status(
             };
         }
         ShardState::Stopped(why) => {
-            let state = match &why {
-                Stop::Damaged(_) => CopyState::Broken,
-                Stop::Closed | Stop::DiskFull(_) | Stop::Failed(_) => CopyState::Stopped,
-            };
-            (told.state, told.problem) = (state, Some(why.to_string()));
+            (told.state, told.problem) = (stopped_as(&why), Some(why.to_string()));
         }
     }
     told
+}
+
+fn stopped_as(why: &Stop) -> CopyState {
+    match why {
+        Stop::Damaged(_) => CopyState::Broken,
+        Stop::Closed | Stop::DiskFull(_) | Stop::Failed(_) => CopyState::Stopped,
+    }
 }
 
 /// Batches that a replica may lack and still be called complete: it has them a

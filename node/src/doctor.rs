@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use rung_control_plane::View;
+use rung_control_plane::{State, View};
 use rung_proto::Role;
 use rung_proto::api::{Finding, NodeState, Severity};
+use rung_proto::soft::CopyState;
 
 use crate::clock::now_ms;
 use crate::node::Node;
@@ -49,12 +50,65 @@ pub fn examine(node: &Arc<Node>, view: &View) -> Vec<Finding> {
         }
         findings.extend(machine(name, &soft.host));
     }
+    findings.extend(databases(&state, view));
+    if let Some(why) = node.sql.problem() {
+        let next = "stop what listens there; it is tried again every two seconds";
+        findings.push(finding(Severity::Problem, "databases", why, next));
+    }
     findings.push(certificate(node));
     if findings.iter().all(|finding| finding.severity == Severity::Ok) {
         let message = format!("{} nodes, nothing to complain about", state.nodes.len());
         findings.push(finding(Severity::Ok, "cluster", message, ""));
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+/// Databases without a primary, and copies that are missing or do not serve.
+fn databases(state: &State, view: &View) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for shard in status::databases(state, view) {
+        let name = format!("{}/{}", shard.database, shard.shard);
+        let record = state.databases.get(&shard.database);
+        let group = record.and_then(|record| record.shards.get(&shard.shard));
+        let primary = group.and_then(|record| view.primary(record.group));
+        if primary.is_none_or(|(_, copy)| copy.state != CopyState::Serving) {
+            let why = primary.and_then(|(_, copy)| copy.problem.clone());
+            let why = why.unwrap_or_else(|| "it has no primary".to_owned());
+            findings.push(finding(
+                Severity::Problem,
+                "databases",
+                format!("nothing can be written to {name}: {why}"),
+                "a majority of its copies must be up: `ctl status`, then start their nodes",
+            ));
+        }
+        for copy in shard.replicas.iter().filter(|copy| copy.state != "serving") {
+            let problem = copy.problem.as_deref().map(|why| format!(": {why}"));
+            let is_wanted = copy.state != "catching-up";
+            let severity = if is_wanted { Severity::Problem } else { Severity::Warning };
+            findings.push(finding(
+                severity,
+                "databases",
+                format!(
+                    "the copy of {name} on {} is {}{}",
+                    copy.node,
+                    copy.state,
+                    problem.unwrap_or_default()
+                ),
+                "`ctl logs db`; a damaged copy is made anew, a missing one is replaced",
+            ));
+        }
+        let have = shard.replicas.len() + usize::from(shard.primary.is_some());
+        let want = state.role(Role::Db).want as usize;
+        if have < want {
+            findings.push(finding(
+                Severity::Warning,
+                "databases",
+                format!("{name} has {have} of {want} copies"),
+                "add nodes, uncordon one, or `ctl scale replicas`",
+            ));
+        }
+    }
     findings
 }
 

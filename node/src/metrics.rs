@@ -7,6 +7,8 @@ use rung_lb::{LATENCY_BOUNDS_US, LbMetrics};
 
 use crate::node::Node;
 
+mod databases;
+
 /// Appends everything in the Prometheus text format.
 pub fn render(node: &Node, view: &View, out: &mut String) {
     host(node, out);
@@ -20,6 +22,8 @@ pub fn render(node: &Node, view: &View, out: &mut String) {
     if let Some(metrics) = node.dns.metrics() {
         dns(&metrics, out);
     }
+    databases::clients(node, out);
+    databases::copies(node, out);
 }
 
 fn host(node: &Node, out: &mut String) {

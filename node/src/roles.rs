@@ -34,7 +34,8 @@ pub fn on_supervisor_event(cell: NodeCell) -> impl Fn(SupervisorEvent) + Send + 
         SupervisorEvent::Finished { name, .. } => tracing::debug!(name, "an actor finished"),
         SupervisorEvent::GaveUp { name, role, reason } => {
             tracing::error!(name, role = role.map(Role::name), reason, "an actor was given up");
-            match (role, found(&cell)) {
+            let node = found(&cell);
+            match (role, node) {
                 (None | Some(Role::Control), Some(_)) => {
                     // Without it the node is there and does not do its part,
                     // which nobody would notice: a leader would go on to lead

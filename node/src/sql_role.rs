@@ -1,7 +1,7 @@
 //! The SQL port of this node: open as soon as there is a database, whether or not
 //! a copy is here.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rung_control_plane::State;
@@ -20,16 +20,43 @@ const SPOOL: &str = "db-spool";
 
 /// What others see of the server. Clones are the same.
 #[derive(Clone, Default)]
-pub struct SqlRole(Arc<Mutex<Option<Arc<Server>>>>);
+pub struct SqlRole(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    server: Option<Arc<Server>>,
+    /// Why there is none.
+    problem: Option<String>,
+}
 
 impl SqlRole {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The server, while it runs.
     pub fn server(&self) -> Option<Arc<Server>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().server.clone()
+    }
+
+    /// Why clients here cannot connect, if there is a reason.
+    pub fn problem(&self) -> Option<String> {
+        self.lock().problem.clone()
     }
 
     fn keep(&self, server: Option<Arc<Server>>) -> Option<Arc<Server>> {
-        std::mem::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), server)
+        let mut inner = self.lock();
+        inner.problem = None;
+        std::mem::replace(&mut inner.server, server)
+    }
+
+    /// Says why there is no server, if that is news.
+    fn complain(&self, why: String) {
+        let mut inner = self.lock();
+        if inner.problem.as_ref() != Some(&why) {
+            tracing::error!(role = "db", why, "apps here cannot reach their databases");
+            inner.problem = Some(why);
+        }
     }
 }
 
@@ -64,7 +91,6 @@ async fn serve(node: &Arc<Node>) -> TaskResult {
 /// Starts the server. While something else has its port, it tries again.
 async fn start(node: &Node) -> Result<Server, Box<dyn std::error::Error + Send + Sync>> {
     node.data.make_private_dir(SPOOL)?;
-    let mut told = false;
     loop {
         let config = ServerConfig {
             listen: node.addresses.sql,
@@ -83,10 +109,7 @@ async fn start(node: &Node) -> Result<Server, Box<dyn std::error::Error + Send +
         match Server::start(config) {
             Ok(server) => return Ok(server),
             Err(error @ ServerError::Listen { .. }) => {
-                if !told {
-                    tracing::error!(role = "db", %error, "apps here cannot reach their databases");
-                    told = true;
-                }
+                node.sql.complain(error.to_string());
                 tokio::time::sleep(LISTEN_AGAIN).await;
             }
             Err(error) => return Err(error.to_string().into()),

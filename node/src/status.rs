@@ -122,7 +122,7 @@ fn app(name: &str, state: &State, view: &View) -> Option<App> {
 }
 
 /// Every shard of every database.
-fn databases(state: &State, view: &View) -> Vec<DatabaseShard> {
+pub fn databases(state: &State, view: &View) -> Vec<DatabaseShard> {
     let mut shards = Vec::new();
     for database in state.databases.values() {
         for (number, record) in &database.shards {

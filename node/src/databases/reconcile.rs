@@ -28,6 +28,7 @@ pub async fn run(node: Arc<Node>) -> TaskResult {
     let mut others = node.soft.watch_others();
     let mut steps: BTreeMap<GroupId, JoinHandle<()>> = BTreeMap::new();
     let mut told = Told::default();
+    let mut complaints = BTreeMap::new();
     loop {
         let now = state.borrow_and_update().clone();
         let membership = members.borrow_and_update().clone();
@@ -35,7 +36,8 @@ pub async fn run(node: Arc<Node>) -> TaskResult {
         let look = || observe::view(&now, &membership, &node.soft, &node.control.leadership());
         told.tell(&node, &now, &look());
         let view = look();
-        open_and_leave(&node, &now, &view).await;
+        databases.mend().await;
+        open_and_leave(&node, &now, &view, &mut complaints).await;
         lead(&node, &now, &view, &mut steps);
         databases.publish_directory(&now, &view);
         tokio::select! {
@@ -129,7 +131,12 @@ fn shard_of<'a>(record: &CopyRecord, state: &'a State) -> Option<&'a ShardRecord
 
 /// Opens copies that this node should have, and removes those that nobody counts
 /// on.
-async fn open_and_leave(node: &Node, state: &State, view: &View) {
+async fn open_and_leave(
+    node: &Node,
+    state: &State,
+    view: &View,
+    complaints: &mut BTreeMap<GroupId, String>,
+) {
     let databases = &node.databases;
     for database in state.databases.values() {
         for (number, shard) in &database.shards {
@@ -141,16 +148,24 @@ async fn open_and_leave(node: &Node, state: &State, view: &View) {
                 // Somebody else is to create it: what was begun here counts for nothing.
                 (false, false, true) => databases.leave(shard.group).await,
                 (true, _, false) if is_wanted(node.id, shard, state) => {
-                    databases.join(record).await
+                    databases.join(record).await;
+                    Ok(())
                 }
                 (true, _, true) if may_leave(node, shard, state, view) => {
                     databases.leave(shard.group).await
                 }
                 _ => Ok(()),
             };
-            if let Err(failure) = done {
-                tracing::warn!(database = database.name, %failure, "a copy is not as it should be");
+            let complaint = done.err().map(|failure| failure.to_string());
+            if let Some(failure) = &complaint
+                && complaints.get(&shard.group) != Some(failure)
+            {
+                tracing::warn!(database = database.name, failure, "a copy is not as it should be");
             }
+            match complaint {
+                Some(failure) => complaints.insert(shard.group, failure),
+                None => complaints.remove(&shard.group),
+            };
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::status::CopyState;
 
 /// The other copy may lack so many entries when writers begin to wait.
 const CLOSE: u64 = 64;
+/// Writers wait for so long at most before the attempt is given up.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at whether the writer rests.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -53,6 +55,7 @@ pub(crate) async fn hand_over(
     // Nobody waits yet: it may take long.
     catch_up(group, to, CLOSE, until).await?;
     let pause = Pause::begin(core)?;
+    let until = until.min(Instant::now() + PAUSE);
     rest(core, until, to).await?;
     catch_up(group, to, 0, until).await?;
     let left = until.saturating_duration_since(Instant::now());

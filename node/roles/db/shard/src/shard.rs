@@ -46,6 +46,8 @@ impl std::fmt::Debug for Shard {
 
 /// Proposals that the writer may have made and the group has not seen.
 const PROPOSALS: usize = 8;
+/// How long writes wait for a copy that was elected.
+const TAKING: Duration = Duration::from_secs(1);
 
 impl Shard {
     /// Opens the copy, and its group, which from then on takes part in elections.
@@ -264,6 +266,19 @@ impl Shard {
         Ok((unboxed(result), token))
     }
 
+    /// A copy that was elected takes writes in a moment, unless it cannot reach a
+    /// majority.
+    async fn taken(&self, until: Instant) {
+        let taking = |state: &CopyState| matches!(state, CopyState::Taking { .. });
+        if taking(&self.0.core.state.borrow()) {
+            let until = until.min(Instant::now() + TAKING);
+            let mut state = self.state();
+            let taken = state.wait_for(|state| !taking(state));
+            // Who waited too long is told that there is no primary.
+            let _ = tokio::time::timeout_at(until.into(), taken).await;
+        }
+    }
+
     async fn submit<T>(
         &self,
         deadline: Duration,
@@ -272,6 +287,7 @@ impl Shard {
         answer: oneshot::Receiver<job::Answer<T>>,
     ) -> Result<T, ShardError> {
         let until = Instant::now() + deadline;
+        self.taken(until).await;
         let stage = Stage::default();
         let (cancels, stages) = (cancel.clone(), stage.clone());
         self.0.core.submit(Job { until, cancel: cancels, stage: stages, apart: false, kind });
