@@ -13,6 +13,7 @@
 pub mod app;
 pub mod attack;
 pub mod check;
+pub mod clients;
 pub mod cluster;
 pub mod database;
 pub mod http;
@@ -20,6 +21,7 @@ pub mod load;
 pub mod namespaces;
 pub mod network;
 pub mod packet_delay;
+pub mod photos;
 pub mod postgres;
 pub mod process;
 pub mod small_disk;

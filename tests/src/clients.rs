@@ -1,0 +1,74 @@
+//! Clients of databases that others wrote, as `scripts/test.sh` installs them.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use rung_proto::api::DatabaseUrl;
+
+use crate::cluster::{Cluster, SOON};
+use crate::process::{Run, run};
+use crate::wait::until;
+
+/// They send hundreds of statements, to a cluster on the same processors.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// What is in `target/test-clients`.
+fn installed(path: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    root.join("target/test-clients").join(path)
+}
+
+/// Why the clients cannot be run here, if so.
+pub fn missing() -> Option<&'static str> {
+    let there = ["python/bin/python", "node/node_modules/pg"].iter().all(|p| installed(p).exists());
+    (!there).then_some("the clients are not installed; scripts/test.sh does it")
+}
+
+/// A Python that has psycopg, SQLAlchemy and Django.
+pub fn python() -> PathBuf {
+    installed("python/bin/python")
+}
+
+impl Cluster {
+    /// Where programs on a node find a database.
+    ///
+    /// # Panics
+    /// When the node does not tell.
+    #[track_caller]
+    pub fn url(&self, node: &str, database: &str) -> String {
+        until("the node knows the database's URL", SOON, || {
+            let asked = self.ctl_of(node, &["db", "url", database, "-o", "json"]);
+            serde_json::from_str::<DatabaseUrl>(&asked.stdout).ok().map(|known| known.url)
+        })
+    }
+
+    /// Creates a database, and gives its primary and a node that is not.
+    #[track_caller]
+    pub fn database_with_others(&self, database: &str) -> (String, String) {
+        self.ctl(&["db", "create", database]).expect(0);
+        self.wait_serving(database, 2);
+        let primary = self.primary(database, &[]);
+        let other = self.running().into_iter().find(|node| *node != primary);
+        (primary, other.expect("another node"))
+    }
+
+    /// Runs one of the programs of `tests/clients` on a new database, as a program on
+    /// a node that is not its primary.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn run_client(&self, script: &str) -> Run {
+        let database = script.split(['_', '.']).next().expect("a name");
+        let (_, other) = self.database_with_others(database);
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
+        let interpreter = if script.ends_with(".js") { "node".into() } else { python() };
+        let mut command = Command::new(interpreter);
+        command.arg(path).env("DATABASE_URL", self.url(&other, database));
+        command.env("NODE_CLIENTS", installed("node")).env("PYTHONDONTWRITEBYTECODE", "1");
+        let ended = run(&mut command, PATIENCE).expect(0);
+        println!("{}", ended.stdout.trim());
+        ended
+    }
+}
