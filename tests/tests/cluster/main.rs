@@ -3,7 +3,9 @@
 mod certificates;
 mod clocks;
 mod db_attack;
+mod db_bad_days;
 mod db_checks;
+mod db_operations;
 mod exit_codes;
 mod formation;
 mod full_disk;
