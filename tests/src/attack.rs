@@ -41,7 +41,7 @@ pub struct Outage {
 pub struct Promotion {
     /// The longest that a client waited for a statement meanwhile.
     pub stall: Duration,
-    /// Statements that were not acknowledged meanwhile.
+    /// Writes that were not acknowledged meanwhile.
     pub failed: usize,
 }
 
@@ -64,8 +64,14 @@ impl Attack {
     /// Creates the database with a copy on every node and starts clients on each.
     #[track_caller]
     pub fn begin(cluster: Cluster, mix: Mix) -> Self {
+        let replicas = cluster.running().len() - 1;
+        Self::begin_with(cluster, replicas, mix)
+    }
+
+    /// The same with so many replicas; the other nodes only have clients.
+    #[track_caller]
+    pub fn begin_with(cluster: Cluster, replicas: usize, mix: Mix) -> Self {
         let nodes = cluster.running();
-        let replicas = nodes.len() - 1;
         cluster.create_database(DATABASE, replicas);
         let doors: Vec<Doors> = nodes.iter().map(|node| cluster.doors(node, DATABASE)).collect();
         make_tables(&doors[0].write, &mix);
@@ -170,8 +176,9 @@ impl Attack {
     #[track_caller]
     pub fn promote(&mut self) {
         let primary = self.primary();
-        let target = self.cluster.running().into_iter().find(|node| *node != primary);
-        let target = target.expect("another node");
+        let shard = self.cluster.shard(DATABASE, &[]).expect("somebody knows it");
+        let mut copies = shard.replicas.into_iter().map(|replica| replica.node);
+        let target = copies.find(|node| *node != primary).expect("a replica");
         let from = self.load.now();
         self.cluster.ctl_of(&target, &["promote", &target]).expect(0);
         let to = self.load.now();

@@ -14,9 +14,12 @@ use rung_tests::{Builder, Cluster};
 /// what they saw. Exit code 1 when a promise was broken.
 #[derive(Parser, Debug)]
 struct Options {
-    /// Nodes, each with a copy
+    /// Nodes, each with clients
     #[arg(long, default_value_t = 3)]
     nodes: u8,
+    /// Copies beside the primary's [default: one on every other node]
+    #[arg(long)]
+    replicas: Option<usize>,
     /// kill -9 of the primary
     #[arg(long, default_value_t = 20)]
     kills: u32,
@@ -55,7 +58,8 @@ fn main() -> ExitCode {
         _ => builder = if cuts > 0 { Builder::on_machines(builder) } else { builder },
     }
     let mix = if options.rows_only { Mix::WRITERS } else { Mix::ALL };
-    let mut attack = Attack::begin(builder.start(), mix);
+    let replicas = options.replicas.unwrap_or(usize::from(options.nodes) - 1);
+    let mut attack = Attack::begin_with(builder.start(), replicas, mix);
     let lasting = Duration::from_secs(options.seconds);
     let mut repeat = |what: &str, times: u32, act: &mut dyn FnMut(&mut Attack, u32)| {
         for turn in 0..times {
