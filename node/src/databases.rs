@@ -33,8 +33,8 @@ const OPEN_AGAIN: Duration = Duration::from_secs(3);
 const TELL: Duration = Duration::from_millis(250);
 /// Another copy stands for election when it has not heard of the primary for the
 /// second of these, during which the others would not vote for it, and a time
-/// between both: 500 to 600 ms.
-const ELECTION: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(300));
+/// between both: 600 to 700 ms.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(350));
 const HEARTBEAT: Duration = Duration::from_millis(50);
 
 /// A primary that has not heard of a majority for so long does not serve writes.

@@ -195,8 +195,9 @@ fn lead(node: &Node, state: &State, view: &View, steps: &mut BTreeMap<GroupId, J
         let record = &copy.record;
         let Some(shard) = shard_of(record, state).filter(|shard| shard.founded) else { continue };
         let Some(group) = node.consensus.group(record.group) else { continue };
-        let leads = group.status().borrow().is_leader();
-        let (true, Some(local)) = (leads, copy.shard) else { continue };
+        // One that was only just elected can neither change its group nor hand it over.
+        let primary = copy.shard.filter(|shard| shard.state().borrow().is_primary());
+        let Some(local) = primary else { continue };
         if steps.contains_key(&record.group) {
             continue;
         }

@@ -134,7 +134,7 @@ impl Busy {
 fn promotions_make_writers_wait_and_nobody_fail() {
     let busy = Busy::begin(Cluster::builder().alone().start(), 2);
     let mut stalls = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..3 {
         let target = busy.replicas().remove(0);
         stalls.push(busy.unharmed("promote", |cluster| {
             cluster.ctl(&["promote", &target]).expect(0);
@@ -229,7 +229,12 @@ fn copies_move_between_nodes_while_clients_write() {
     });
     busy.wait_serving(3);
     assert!(busy.replicas().contains(&added));
+    busy.end();
+}
 
+#[test]
+fn a_primary_whose_node_gives_the_role_up_hands_over_first() {
+    let busy = Busy::begin(Cluster::builder().alone().start(), 2);
     let primary = busy.primary();
     busy.unharmed("role rm of the primary", |cluster| {
         cluster.ctl(&["role", "rm", &primary, "db"]).expect(0);
