@@ -244,8 +244,9 @@ fn told(rows: &[Timed<Numbered>]) -> BTreeMap<String, usize> {
             Outcome::Refused(text) => ("refused", text),
             Outcome::Unknown(text) => ("unknown", text),
         };
+        let write = if row.what.parts == 1 { "statements" } else { "transactions" };
         let short: String = text.chars().take(160).collect();
-        *counts.entry(format!("{kind}: {short}")).or_default() += 1;
+        *counts.entry(format!("{write} {kind}: {short}")).or_default() += 1;
     }
     counts
 }
@@ -323,7 +324,7 @@ impl fmt::Display for Findings {
         let mut told: Vec<_> = self.told.iter().collect();
         told.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         for (text, count) in told.into_iter().take(SHOWN) {
-            writeln!(f, "{count} writes {text}")?;
+            writeln!(f, "{count} {text}")?;
         }
         Ok(())
     }
