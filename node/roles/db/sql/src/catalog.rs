@@ -96,6 +96,27 @@ pub struct TypeUse {
     pub modifier: i32,
 }
 
+impl TypeUse {
+    /// The modifier of an array that clients know as int2vector or oidvector, which
+    /// some columns of the system catalog are: its text has no braces.
+    pub(crate) const VECTOR: i32 = -2;
+
+    pub(crate) fn is_vector(&self) -> bool {
+        matches!(self.base, PgType::Array(_)) && self.modifier == Self::VECTOR
+    }
+
+    /// The type's OID as clients are told.
+    pub fn oid(&self) -> u32 {
+        match &self.base {
+            PgType::Array(element) if self.is_vector() => match element.as_ref() {
+                PgType::Int2 => 22,
+                _ => 30,
+            },
+            base => base.oid(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {

@@ -118,9 +118,10 @@ pub fn row_description(out: &mut BytesMut, columns: &[ResultColumn]) {
             put_text(out, &column.name);
             out.put_u32(column.table_oid);
             out.put_i16(column.column_number);
-            out.put_u32(column.data_type.base.oid());
+            out.put_u32(column.data_type.oid());
             out.put_i16(column.data_type.base.length());
-            out.put_i32(column.data_type.modifier);
+            // Those below -1 are our own.
+            out.put_i32(column.data_type.modifier.max(-1));
             out.put_i16(column.format);
         }
     });

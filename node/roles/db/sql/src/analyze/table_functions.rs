@@ -144,17 +144,18 @@ impl Analyzer<'_> {
             let (_, function) = schema_and_name(name)?;
             let array = self.function_arguments(&args[..args.len().min(1)], scope)?.pop();
             let array = array.map(|array| self.settle(array)).transpose()?;
-            let known = match (function.as_str(), args.len()) {
-                ("unnest", 1) => true,
+            // None where all elements count; arrays have one dimension.
+            let dimension = match (function.as_str(), args.len()) {
+                ("unnest", 1) => Some(None),
                 ("generate_subscripts", 2) => {
                     let dimension = self.function_arguments(&args[1..], scope)?.pop();
                     let sql =
                         dimension.map(|one| self.sql_as(one, PgType::Int4, Conversion::Implicit));
-                    sql.transpose()?.is_some_and(|sql| sql == "1")
+                    sql.transpose()?.map(Some)
                 }
-                _ => false,
+                _ => None,
             };
-            let (Some(array), true) = (array, known) else {
+            let (Some(array), Some(dimension)) = (array, dimension) else {
                 return Err(SqlError::not_supported(
                     "several set-returning functions in a select list",
                     "Call them in FROM.",
@@ -168,7 +169,10 @@ impl Analyzer<'_> {
                 ));
             };
             let sql = self.sql_of(array)?;
-            let length = format!("ifnull(json_array_length({sql}), 0)");
+            let mut length = format!("ifnull(json_array_length({sql}), 0)");
+            if let Some(dimension) = dimension {
+                length = format!("iif({dimension} = 1, {length}, 0)");
+            }
             let (sql, base) = match function.as_str() {
                 "unnest" => (format!("({sql} ->> {own}.\"value\")"), *element),
                 _ => (

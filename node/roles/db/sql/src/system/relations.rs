@@ -73,14 +73,20 @@ fn read_head(line: &'static str) -> Option<SystemRelation> {
 
 fn read_column(text: &str, number: i16) -> Option<Column> {
     let (name, data_type) = text.split_once(' ')?;
-    let base = match data_type {
-        "char" => PgType::InternalChar,
-        other => PgType::from_name(other)?,
+    let vector = |element| TypeUse {
+        base: PgType::Array(Box::new(element)),
+        modifier: TypeUse::VECTOR,
+    };
+    let data_type = match data_type {
+        "char" => TypeUse { base: PgType::InternalChar, modifier: -1 },
+        "int2vector" => vector(PgType::Int2),
+        "oidvector" => vector(PgType::Oid),
+        other => TypeUse { base: PgType::from_name(other)?, modifier: -1 },
     };
     Some(Column {
         name: name.to_owned(),
         number,
-        data_type: TypeUse { base, modifier: -1 },
+        data_type,
         not_null: false,
         default: None,
         identity: None,

@@ -19,7 +19,25 @@ pub fn encode_text(
     data_type: &TypeUse,
     context: &Context,
 ) -> Result<(), SqlError> {
+    if data_type.is_vector()
+        && let ValueRef::Text(text) = value
+    {
+        return write_vector(out, utf8(text)?);
+    }
     write_text(out, value, &data_type.base, &context.time_zone)
+}
+
+/// Integers with spaces between them.
+fn write_vector(out: &mut Vec<u8>, stored: &str) -> Result<(), SqlError> {
+    for (place, item) in ArrayValue::from_stored(stored)?.items.iter().enumerate() {
+        if place > 0 {
+            out.push(b' ');
+        }
+        if let Value::Integer(number) = item {
+            out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+        }
+    }
+    Ok(())
 }
 
 /// As [`encode_text`], for those that have only a zone.
