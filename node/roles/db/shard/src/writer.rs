@@ -12,7 +12,7 @@ use crate::core::{CheckpointNeed, Core, Proposal, Waiting, stop_for};
 use crate::error::ShardError;
 use crate::job::{Job, JobKind};
 use crate::payload;
-use crate::status::CopyState;
+use crate::status::{CopyState, Stop};
 
 /// How often a checkpoint that readers hold back is tried again while writing
 /// waits for it.
@@ -197,6 +197,9 @@ impl Writer {
                 tracing::warn!(%error, "a transaction could not be committed");
                 self.roll_back();
                 waiting.into_iter().for_each(|one| one.fail(sqlite_error(&error)));
+                if let Some(stop) = stop_for_commit(&error) {
+                    self.core.stop(stop);
+                }
             }
         }
     }
@@ -328,6 +331,19 @@ fn note_durable(core: &Core, store: &PageStore) {
     let mut log = core.log();
     if log.given.map(|given| given.index) == Some(store.durable_index()) {
         log.durable = log.given;
+    }
+}
+
+/// Whether a copy can go on after a COMMIT that failed so: with a full or a broken
+/// disk others can take writes and this one cannot.
+fn stop_for_commit(error: &rusqlite::Error) -> Option<Stop> {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase, SystemIoFailure};
+    let what = format!("a transaction could not be committed: {error}");
+    match error.sqlite_error_code()? {
+        DiskFull => Some(Stop::DiskFull(what)),
+        DatabaseCorrupt | NotADatabase => Some(Stop::Damaged(what)),
+        SystemIoFailure => Some(Stop::Failed(what)),
+        _ => None,
     }
 }
 
