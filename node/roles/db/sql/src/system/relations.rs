@@ -73,10 +73,8 @@ fn read_head(line: &'static str) -> Option<SystemRelation> {
 
 fn read_column(text: &str, number: i16) -> Option<Column> {
     let (name, data_type) = text.split_once(' ')?;
-    let vector = |element| TypeUse {
-        base: PgType::Array(Box::new(element)),
-        modifier: TypeUse::VECTOR,
-    };
+    let vector =
+        |element| TypeUse { base: PgType::Array(Box::new(element)), modifier: TypeUse::VECTOR };
     let data_type = match data_type {
         "char" => TypeUse { base: PgType::InternalChar, modifier: -1 },
         "int2vector" => vector(PgType::Int2),
