@@ -262,14 +262,10 @@ impl Databases {
         let mut group = GroupConfig::new(record.group, name);
         (group.heartbeat, group.election) = (HEARTBEAT, ELECTION);
         group.max_payload = rung_consensus::MAX_PAYLOAD;
-        ShardConfig {
-            dir: self.dir(record.group).join("files"),
-            group,
-            node: self.node,
-            generation: Generation(1),
-            number: u16::try_from(record.shard).unwrap_or(u16::MAX),
-            limits: Limits::default(),
-        }
+        let dir = self.dir(record.group).join("files");
+        let mut config = ShardConfig::new(dir, group, self.node);
+        config.number = u16::try_from(record.shard).unwrap_or(u16::MAX);
+        config
     }
 
     /// Closes all copies, so that what is executed is in the log.

@@ -51,16 +51,8 @@ async fn open(dir: &std::path::Path) -> Shard {
         wal,
         network: Arc::new(Nobody),
     });
-    let config = ShardConfig {
-        dir: dir.join("shard"),
-        group: GroupConfig::new(GroupId(1), "db/bench/0"),
-        node,
-        generation: Generation(1),
-        number: 0,
-        limits: Limits::default(),
-        #[cfg(feature = "simulation")]
-        faults: Default::default(),
-    };
+    let group = GroupConfig::new(GroupId(1), "db/bench/0");
+    let config = ShardConfig::new(dir.join("shard"), group, node);
     let first = First::Create { voters: BTreeSet::from([node]) };
     let shard = Shard::open(config, &consensus, first).await.unwrap();
     let mut state = shard.state();

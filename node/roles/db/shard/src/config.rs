@@ -27,6 +27,22 @@ pub struct ShardConfig {
     pub faults: Faults,
 }
 
+impl ShardConfig {
+    /// The first shard of a database in its first generation, with default limits.
+    pub fn new(dir: PathBuf, group: GroupConfig, node: NodeId) -> Self {
+        Self {
+            dir,
+            group,
+            node,
+            generation: Generation(1),
+            number: 0,
+            limits: Limits::default(),
+            #[cfg(feature = "simulation")]
+            faults: Faults::default(),
+        }
+    }
+}
+
 /// Steps that tests leave out on purpose.
 #[cfg(feature = "simulation")]
 #[derive(Clone, Copy, Default, Debug)]

@@ -82,14 +82,8 @@ impl Cluster {
                 let mut group = GroupConfig::new(GroupId(9), "db/app/0");
                 group.heartbeat = Duration::from_millis(100);
                 group.election = (Duration::from_millis(400), Duration::from_millis(800));
-                let config = ShardConfig {
-                    dir: dir.path().join(format!("shard-{}", node.id.0)),
-                    group,
-                    node: node.id,
-                    generation: Generation(1),
-                    number: 0,
-                    limits: rung_shard::Limits::default(),
-                };
+                let dir = dir.path().join(format!("shard-{}", node.id.0));
+                let config = ShardConfig::new(dir, group, node.id);
                 let first = First::Create { voters: voters.clone() };
                 node.shard = Some(Shard::open(config, &node.consensus, first).await.unwrap());
             }

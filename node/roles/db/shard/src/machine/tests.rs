@@ -18,16 +18,7 @@ fn machine(dir: &Path, skip_parent_check: bool) -> Machine {
     };
     assert!(cfg!(feature = "simulation") || !skip_parent_check);
     let store = PageStore::open(dir, options).unwrap();
-    let config = ShardConfig {
-        dir: dir.to_owned(),
-        group: GroupConfig::new(GroupId(1), "test"),
-        node: NodeId(1),
-        generation: Generation(1),
-        number: 0,
-        limits: Limits::default(),
-        #[cfg(feature = "simulation")]
-        faults: Default::default(),
-    };
+    let config = ShardConfig::new(dir.to_owned(), GroupConfig::new(GroupId(1), "test"), NodeId(1));
     Machine(Core::new(config, store, mpsc::channel(1).0))
 }
 

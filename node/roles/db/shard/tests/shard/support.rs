@@ -14,7 +14,7 @@ use rung_consensus::{
 };
 use rung_proto::{Generation, GroupId, NodeId};
 use rung_shard::{
-    Cancel, CopyState, First, Limits, ReadLevel, Shard, ShardConfig, ShardError, Token, Verdict,
+    Cancel, CopyState, First, ReadLevel, Shard, ShardConfig, ShardError, Token, Verdict,
 };
 use rung_sql::Executor;
 use rung_wal::disk::RealDisk;
@@ -138,20 +138,12 @@ impl Cluster {
     }
 
     fn config(&self, node: u64) -> ShardConfig {
-        let mut config = ShardConfig {
-            dir: self.dir(node).join("shard"),
-            group: GroupConfig {
-                heartbeat: Duration::from_millis(100),
-                election: (Duration::from_millis(400), Duration::from_millis(800)),
-                ..GroupConfig::new(GROUP, format!("db/test/{node}"))
-            },
-            node: id(node),
-            generation: Generation(1),
-            number: 0,
-            limits: Limits::default(),
-            #[cfg(feature = "simulation")]
-            faults: Default::default(),
+        let group = GroupConfig {
+            heartbeat: Duration::from_millis(100),
+            election: (Duration::from_millis(400), Duration::from_millis(800)),
+            ..GroupConfig::new(GROUP, format!("db/test/{node}"))
         };
+        let mut config = ShardConfig::new(self.dir(node).join("shard"), group, id(node));
         (self.change)(&mut config);
         config
     }
