@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use rung_consensus::{Consensus, GroupConfig, OpenError};
 use rung_proto::soft::{CopyKind, CopyState, CopyStatus};
-use rung_proto::{Code, Failure, Generation, GroupId, NodeId, encoding};
-use rung_shard::{CopyState as ShardState, First, Limits, Shard, ShardConfig, Stop};
+use rung_proto::{Code, Failure, GroupId, NodeId, encoding};
+use rung_shard::{CopyState as ShardState, First, Shard, ShardConfig, Stop};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
