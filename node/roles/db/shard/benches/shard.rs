@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use rung_consensus::{ByteStream, Consensus, ConsensusConfig, GroupConfig, Network, NetworkError};
 use rung_proto::{Generation, GroupId, NodeId};
-use rung_shard::{Cancel, CopyState, First, Limits, ReadLevel, Shard, ShardConfig, Turn, Verdict};
+use rung_shard::{Cancel, CopyState, First, ReadLevel, Shard, ShardConfig, Turn, Verdict};
 use rung_sql::Executor;
 use rung_wal::disk::RealDisk;
 use rung_wal::{Wal, WalConfig};
