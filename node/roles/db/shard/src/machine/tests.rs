@@ -4,11 +4,11 @@ use std::path::Path;
 
 use rung_consensus::GroupConfig;
 use rung_pages::{Options, PageStore};
-use rung_proto::{Generation, GroupId, NodeId};
+use rung_proto::{GroupId, NodeId};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::config::{Limits, ShardConfig};
+use crate::config::ShardConfig;
 
 fn machine(dir: &Path, skip_parent_check: bool) -> Machine {
     let options = Options {
