@@ -311,9 +311,11 @@ fn copy_status(
         voters: Vec::new(),
         learners: Vec::new(),
         problem: None,
+        snapshot_bytes: 0,
     };
     let mut is_alone = false;
     if let Some(group) = consensus.group(record.group) {
+        told.snapshot_bytes = group.snapshot_bytes();
         let status = group.status();
         let status = status.borrow();
         told.epoch = status.term;

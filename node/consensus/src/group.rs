@@ -358,6 +358,12 @@ impl Group {
         }
     }
 
+    /// Bytes of snapshots that this replica has received, verified, taken over or
+    /// written since it was opened: while it rises, something is under way.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.0.store.handled()
+    }
+
     /// Makes a snapshot of what is applied now and waits until it is written.
     ///
     /// # Errors

@@ -15,6 +15,9 @@ use crate::state_machine::SnapshotSource;
 
 const PREFIX: &str = "snapshot-";
 const KEPT: usize = 2;
+/// A large snapshot is given to the disk in steps of so many bytes, so that the syncs
+/// of logs never wait for gigabytes.
+const STEP: u64 = 16 << 20;
 
 /// A snapshot in a file, complete and synced.
 #[derive(Clone, Debug)]
@@ -22,6 +25,7 @@ pub(crate) struct SnapshotFile {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     pub bytes: u64,
+    handled: Arc<AtomicU64>,
 }
 
 /// A file that is being written.
@@ -29,6 +33,9 @@ pub(crate) struct UnfinishedFile {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     bytes: u64,
+    /// Of them, those before the last step.
+    stepped: u64,
+    handled: Arc<AtomicU64>,
 }
 
 /// The snapshot files of one group.
@@ -38,6 +45,8 @@ pub(crate) struct SnapshotStore {
     dir: PathBuf,
     group: GroupId,
     temporary: Arc<AtomicU64>,
+    /// Bytes of snapshots that were written or read through, since the start.
+    handled: Arc<AtomicU64>,
 }
 
 /// Runs what waits for a disk without stopping the other tasks, where there are
@@ -67,11 +76,16 @@ impl SnapshotStore {
             disk.sync_dir(&dir)
         })
         .map_err(|error| naming(&dir, &error))?;
-        Ok(Self { disk, dir, group, temporary: Arc::default() })
+        Ok(Self { disk, dir, group, temporary: Arc::default(), handled: Arc::default() })
     }
 
     pub(crate) fn group(&self) -> GroupId {
         self.group
+    }
+
+    /// Bytes of snapshots that were written or read through since the start.
+    pub(crate) fn handled(&self) -> u64 {
+        self.handled.load(Ordering::Relaxed)
     }
 
     /// The indices of the snapshots, the newest last.
@@ -93,7 +107,8 @@ impl SnapshotStore {
             let path = self.path(index);
             let file = self.disk.open(&path).map_err(|error| naming(&path, &error))?;
             let bytes = file.bytes()?;
-            let file = SnapshotFile { path, file, bytes };
+            let handled = Arc::clone(&self.handled);
+            let file = SnapshotFile { path, file, bytes, handled };
             let meta = self.verify_header(&file)?;
             if meta.last_log_id.map_or(0, |last| last.index) != index {
                 return Err(damaged(&file.path, "its name does not fit its content"));
@@ -138,7 +153,8 @@ impl SnapshotStore {
         let path = self.dir.join(format!("unfinished-{number}"));
         // It grows as it is written; the disk makes no empty files.
         let file = self.disk.create(&path, 1).map_err(|error| naming(&path, &error))?;
-        Ok(UnfinishedFile { path, file, bytes: 0 })
+        let handled = Arc::clone(&self.handled);
+        Ok(UnfinishedFile { path, file, bytes: 0, stepped: 0, handled })
     }
 
     /// Reads a received file to its end and verifies it.
@@ -206,7 +222,12 @@ impl SnapshotFile {
 
     /// The header, and the content behind it.
     pub(crate) fn reader(&self) -> io::Result<(SnapshotHeader, SnapshotReader<impl Read + use<>>)> {
-        let bytes = FileReader { file: Arc::clone(&self.file), offset: 0, bytes: self.bytes };
+        let bytes = FileReader {
+            file: Arc::clone(&self.file),
+            offset: 0,
+            bytes: self.bytes,
+            handled: Arc::clone(&self.handled),
+        };
         SnapshotReader::open(BufReader::with_capacity(128 << 10, bytes))
             .map_err(|error| naming(&self.path, &error))
     }
@@ -228,7 +249,8 @@ impl UnfinishedFile {
     /// Makes it durable under its temporary name.
     pub(crate) fn finish(self) -> io::Result<SnapshotFile> {
         blocking(|| self.file.sync())?;
-        Ok(SnapshotFile { path: self.path, file: self.file, bytes: self.bytes })
+        let Self { path, file, bytes, handled, .. } = self;
+        Ok(SnapshotFile { path, file, bytes, handled })
     }
 }
 
@@ -236,6 +258,11 @@ impl Write for UnfinishedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         blocking(|| self.file.write_at(self.bytes, bytes))?;
         self.bytes += bytes.len() as u64;
+        self.handled.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if self.bytes - self.stepped >= STEP {
+            self.stepped = self.bytes;
+            blocking(|| self.file.sync())?;
+        }
         Ok(bytes.len())
     }
 
@@ -248,6 +275,7 @@ struct FileReader {
     file: Arc<dyn DiskFile>,
     offset: u64,
     bytes: u64,
+    handled: Arc<AtomicU64>,
 }
 
 impl Read for FileReader {
@@ -256,6 +284,7 @@ impl Read for FileReader {
         let size = buffer.len().min(left);
         self.file.read_at(self.offset, &mut buffer[..size])?;
         self.offset += size as u64;
+        self.handled.fetch_add(size as u64, Ordering::Relaxed);
         Ok(size)
     }
 }

@@ -58,8 +58,14 @@ pub struct StepRecord {
     /// When it became the running step.
     #[serde(default)]
     pub started_ms: u64,
-    /// How long it may take before it has failed.
+    /// How long it may take, after it began or last got further, before it has failed.
     pub budget_ms: u64,
+    /// How far its work has got, in units of the work's own, and when it got there.
+    /// Only work that is known to take longer with more data has any.
+    #[serde(default)]
+    pub reached: u64,
+    #[serde(default)]
+    pub reached_ms: u64,
 }
 
 impl StepRecord {
@@ -71,6 +77,8 @@ impl StepRecord {
             note: String::new(),
             started_ms: 0,
             budget_ms,
+            reached: 0,
+            reached_ms: 0,
         }
     }
 }
@@ -119,6 +127,9 @@ pub struct StepUpdate {
     pub from: StepState,
     pub to: StepState,
     pub note: String,
+    /// How far the work has got; a step never falls behind what it has reached.
+    #[serde(default)]
+    pub reached: u64,
     /// Made with the step, all or none.
     pub commands: Vec<Command>,
     pub failure: Option<Failure>,
@@ -187,6 +198,7 @@ pub fn advance(operation: &OperationRecord, state: &State, view: &View) -> Optio
         from: step.state,
         to,
         note,
+        reached: reached(&step.work, view),
         commands: Vec::new(),
         failure: None,
     };
@@ -204,8 +216,10 @@ pub fn advance(operation: &OperationRecord, state: &State, view: &View) -> Optio
             Some(StepUpdate { failure: Some(failure), ..update(StepState::Failed, note) })
         }
         Progress::Waiting(note) => {
-            let waited = view.now_ms.saturating_sub(step.started_ms);
-            if waited > step.budget_ms {
+            let since = step.started_ms.max(step.reached_ms);
+            let waited = view.now_ms.saturating_sub(since);
+            let got_further = reached(&step.work, view) > step.reached;
+            if !got_further && waited > step.budget_ms {
                 let failure =
                     Failure::new(Code::AppFailed, format!("{:?} took too long", step.name))
                         .because(format!("after {} s: {note}", waited / 1000))
@@ -215,8 +229,23 @@ pub fn advance(operation: &OperationRecord, state: &State, view: &View) -> Optio
                     ..update(StepState::Failed, note)
                 });
             }
-            (note != step.note).then(|| update(StepState::Running, note))
+            (got_further || note != step.note).then(|| update(StepState::Running, note))
         }
+    }
+}
+
+/// Copying a large database may take hours and is no failure while it goes on: how many
+/// pieces of 64 MiB copies have taken over, those of all databases together, since
+/// which of them a node waits for is not known from the step.
+fn reached(work: &Work, view: &View) -> u64 {
+    const PIECE: u64 = 64 << 20;
+    let copies = || view.soft.values().flat_map(|soft| &soft.databases);
+    match work {
+        Work::RoleOn { role: Role::Db, .. }
+        | Work::RoleOff { role: Role::Db, .. }
+        | Work::RoleCount { role: Role::Db }
+        | Work::NodeEmpty { .. } => copies().map(|copy| copy.snapshot_bytes / PIECE).sum(),
+        _ => 0,
     }
 }
 
@@ -454,3 +483,6 @@ fn has_copies(node: NodeId, view: &View) -> bool {
 pub fn is_empty(node: NodeId, state: &State, view: &View) -> bool {
     node_empty(node, state, view) == Progress::Reached
 }
+
+#[cfg(test)]
+mod tests;

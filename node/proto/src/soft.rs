@@ -130,6 +130,10 @@ pub struct CopyStatus {
     pub learners: Vec<NodeId>,
     #[serde(default)]
     pub problem: Option<String>,
+    /// Bytes of snapshots that the copy has received and taken over since its node
+    /// started: while it rises, the copy is being made.
+    #[serde(default)]
+    pub snapshot_bytes: u64,
 }
 
 /// All that a node says of itself. A higher (incarnation, version) replaces a

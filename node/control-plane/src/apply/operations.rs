@@ -91,6 +91,9 @@ impl Attempt<'_> {
         if step.state == StepState::Waiting {
             step.started_ms = now;
         }
+        if update.reached > step.reached {
+            (step.reached, step.reached_ms) = (update.reached, now);
+        }
         step.note.clone_from(&update.note);
         step.state = if failure.is_some() { StepState::Failed } else { update.to };
         if let Some(failure) = failure {

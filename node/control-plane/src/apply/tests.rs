@@ -300,7 +300,16 @@ fn wait(name: &str) -> StepRecord {
 fn step(undoing: bool, step: usize, from: StepState, to: StepState) -> StepUpdate {
     let failed = to == StepState::Failed;
     let failure = failed.then(|| rung_proto::Failure::new(Code::AppFailed, format!("step {step}")));
-    StepUpdate { undoing, step, from, to, note: String::new(), commands: Vec::new(), failure }
+    StepUpdate {
+        undoing,
+        step,
+        from,
+        to,
+        note: String::new(),
+        reached: 0,
+        commands: Vec::new(),
+        failure,
+    }
 }
 
 fn advance(id: OperationId, update: StepUpdate) -> Command {

@@ -60,6 +60,7 @@ fn copy(group: GroupId, kind: CopyKind, voters: &[NodeId]) -> CopyStatus {
         voters: voters.to_vec(),
         learners: Vec::new(),
         problem: None,
+        snapshot_bytes: 0,
     }
 }
 

@@ -12,6 +12,11 @@ use std::sync::Arc;
 #[cfg(feature = "simulation")]
 use crate::simulation::Power;
 
+/// A large file is given to the disk in steps of so many bytes. Left to the system,
+/// gigabytes would be written at once by the sync at the end, and every other sync
+/// of the machine, those of commits among them, would wait for that.
+const STEP: u64 = 16 << 20;
+
 /// Where the files of a database are: the system's disk, or a simulated one.
 #[derive(Clone, Default)]
 pub struct Disk {
@@ -22,6 +27,8 @@ pub struct Disk {
 /// A file that is written from its start to its end.
 pub(crate) struct NewFile {
     file: File,
+    /// Bytes since the last step.
+    unwritten: u64,
     #[cfg(feature = "simulation")]
     at: u64,
     #[cfg(feature = "simulation")]
@@ -82,6 +89,7 @@ impl Disk {
         }
         Ok(NewFile {
             file: File::create(path)?,
+            unwritten: 0,
             #[cfg(feature = "simulation")]
             at: 0,
             #[cfg(feature = "simulation")]
@@ -96,6 +104,7 @@ impl Disk {
         file.seek(SeekFrom::End(0))?;
         Ok(NewFile {
             file,
+            unwritten: 0,
             #[cfg(feature = "simulation")]
             at: bytes,
             #[cfg(feature = "simulation")]
@@ -162,7 +171,13 @@ impl Write for NewFile {
             self.at += bytes.len() as u64;
             return Ok(bytes.len());
         }
-        self.file.write(bytes)
+        let written = self.file.write(bytes)?;
+        self.unwritten += written as u64;
+        if self.unwritten >= STEP {
+            self.unwritten = 0;
+            self.file.sync_data()?;
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
