@@ -46,6 +46,7 @@ use rung_admin::{AdminConfig, AdminServer};
 use rung_proto::{Code, Failure};
 use rung_runtime::{Watchdog, WatchdogConfig};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -98,7 +99,8 @@ fn start_logging(role_log: &Arc<RoleLog>) {
     };
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
-        .with(RoleLogLayer(Arc::clone(role_log)))
+        // Without a filter of its own it would switch on what everybody says.
+        .with(RoleLogLayer(Arc::clone(role_log)).with_filter(LevelFilter::INFO))
         .init();
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rung_proto::Role;
 use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
@@ -92,9 +92,6 @@ impl<S: Subscriber> Layer<S> for RoleLogLayer {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let metadata = event.metadata();
         let Some(role) = role_of(metadata.target()) else { return };
-        if *metadata.level() > Level::INFO {
-            return;
-        }
         let mut line = Line::default();
         event.record(&mut line);
         let text = format!("{:5} {}{}", metadata.level(), line.message, line.fields);

@@ -143,7 +143,7 @@ impl Replica {
         self.bytes_since_snapshot += batch.bytes as u64;
         batch.bytes = 0;
         let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let answers = if machine.waits_for_disk() {
+        let answers = if machine.waits_for_disk(&entries) {
             blocking(|| machine.apply(&entries))?
         } else {
             machine.apply(&entries)?

@@ -68,10 +68,11 @@ pub trait StateMachine: Send + 'static {
     /// The group stops on this node and asks for repair.
     fn restore(&mut self, source: &mut dyn Read) -> io::Result<()>;
 
-    /// Whether [`StateMachine::apply`] waits for a disk. The other tasks of the
-    /// thread are then moved to another one meanwhile, which takes some
-    /// microseconds for each call.
-    fn waits_for_disk(&self) -> bool {
+    /// Whether [`StateMachine::apply`] would wait for a disk, or for somebody who does,
+    /// with these entries. The other tasks of the thread are then moved to another one
+    /// meanwhile, which wakes several threads for each call.
+    fn waits_for_disk(&self, entries: &[Committed]) -> bool {
+        let _ = entries;
         false
     }
 

@@ -401,6 +401,11 @@ impl LogCore {
         idle || self.dead.is_some()
     }
 
+    /// Something waits to be written.
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Everything written is noted as synced.
     pub fn is_sealed(&self) -> bool {
         self.sealed

@@ -73,9 +73,10 @@ fn run_writer(shared: &Shared) {
                 drop(core);
                 if let Some(written) = shared.perform(batch) {
                     // The other one may go on while this one syncs.
-                    shared.work.notify_one();
+                    if shared.lock().has_queued() {
+                        shared.work.notify_one();
+                    }
                     shared.sync_batch(written);
-                    shared.work.notify_one();
                 }
                 continue;
             }

@@ -69,6 +69,14 @@ impl PageStore {
         Ok(steps.iter().map(Step::outcome).collect())
     }
 
+    /// Whether applying these entries would only settle what this copy has captured,
+    /// which neither reads nor writes a file.
+    pub fn would_settle(&self, entries: &[(u64, &[u8])]) -> bool {
+        let steps = self.plan(entries);
+        let settles = |step: &Step<'_>| step.decision == Decision::Settle && !step.undo;
+        self.usable().is_ok() && steps.is_ok_and(|steps| steps.iter().all(settles))
+    }
+
     fn plan<'a>(&self, entries: &[(u64, &'a [u8])]) -> Result<Vec<Step<'a>>, PagesError> {
         let captured = self.in_flight.iter().filter_map(|one| one.entry.as_ref());
         let in_flight = captured.map(|entry| entry.position).collect();

@@ -181,6 +181,11 @@ impl Parts {
         self.sums.len()
     }
 
+    /// How many parts are still to be asked for.
+    pub fn left(&self) -> usize {
+        self.sums.len() - self.next
+    }
+
     /// Pages that changed.
     pub fn pages(&self) -> usize {
         self.pages.len()
@@ -234,20 +239,28 @@ impl Chunk {
 
     /// Leaves out pages that were written as they were.
     fn drop_unchanged(&mut self, pages: &mut Vec<Changed>) {
+        let all = self.both(pages);
+        let is_changed: Vec<bool> = all.iter().map(|(old, new)| *old != Some(*new)).collect();
+        if is_changed.iter().all(|changed| *changed) {
+            return;
+        }
+        let changed = all.iter().zip(&is_changed).filter(|(_, changed)| **changed);
         let (mut before, mut after) = (Vec::new(), Vec::new());
-        let mut old_images = self.before.chunks_exact(PAGE_BYTES);
-        let mut new_images = self.after.chunks_exact(PAGE_BYTES);
-        pages.retain(|one| {
-            let old = one.before.and_then(|_| old_images.next());
-            let new = new_images.next().unwrap_or_default();
-            if old == Some(new) {
-                return false;
-            }
+        for ((old, new), _) in changed {
             before.extend_from_slice(old.unwrap_or_default());
             after.extend_from_slice(new);
-            true
-        });
+        }
+        let mut kept = is_changed.iter();
+        pages.retain(|_| kept.next().is_none_or(|changed| *changed));
         (self.before, self.after) = (before, after);
+    }
+
+    /// Of every page the image before, if there was one, and after.
+    fn both(&self, pages: &[Changed]) -> Vec<(Option<&[u8]>, &[u8])> {
+        let mut old_images = self.before.chunks_exact(PAGE_BYTES);
+        let new_images = self.after.chunks_exact(PAGE_BYTES);
+        let old = |one: &Changed| one.before.and_then(|_| old_images.next());
+        pages.iter().map(old).zip(new_images).collect()
     }
 }
 

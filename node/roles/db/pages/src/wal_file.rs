@@ -80,8 +80,9 @@ impl WalIndex {
     fn scan(&self, wal: &File, frames: u32, salts: Salts) -> io::Result<(BTreeMap<u32, u32>, u32)> {
         let mut newest = BTreeMap::new();
         let mut size = 0;
-        let mut run = vec![0; (RUN * FRAME_BYTES) as usize];
         let mut at = u64::from(self.frames);
+        let longest = RUN.min(u64::from(frames).saturating_sub(at));
+        let mut run = vec![0; (longest * FRAME_BYTES) as usize];
         while at < u64::from(frames) {
             let count = RUN.min(u64::from(frames) - at);
             let bytes = &mut run[..(count * FRAME_BYTES) as usize];

@@ -3,13 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
+use rung_sql::Executor;
 use rusqlite::ErrorCode;
 
 use crate::core::Waiting;
 use crate::error::ShardError;
 use crate::job::{Boxed, Job, JobKind, Verdict};
-use crate::turn::Stopped;
-use crate::writer::{Writer, may_go_on};
+use crate::turn::{Length, Stopped};
+use crate::writer::Writer;
 
 const SAVEPOINT: &str = "SAVEPOINT rung_member";
 const RELEASE: &str = "RELEASE rung_member";
@@ -34,13 +35,39 @@ enum Member {
 }
 
 impl Writer {
-    /// Executes a write and those that wait behind it, and proposes what they changed.
-    /// The turn is ours.
+    /// Executes a write here, if it is short; if not, it waits for the writer's thread.
+    pub fn write_here(
+        mut self: Box<Self>,
+        job: Job,
+        length: impl FnOnce(&mut Executor) -> Length,
+        epoch: u64,
+    ) {
+        let executor = &mut self.connected().executor;
+        let length = catch_unwind(AssertUnwindSafe(|| length(executor))).unwrap_or(Length::Long);
+        if length == Length::Short {
+            if let Some(job) = job.take() {
+                self.batch_of(job, true, epoch);
+                self.send(false);
+            }
+            self.hand_on();
+        } else {
+            let core = self.core.clone();
+            self.rest();
+            core.submit(job);
+        }
+    }
+
+    /// Executes a write and those that wait behind it, and commits what they changed.
     pub fn batch(&mut self, first: Job, epoch: u64) {
+        let alone = first.apart;
+        self.batch_of(first, alone, epoch);
+    }
+
+    /// Executes a write, and those that wait behind it if it is not `alone`.
+    pub fn batch_of(&mut self, first: Job, alone: bool, epoch: u64) {
         let core = self.core.clone();
         let limits = &core.config.limits;
         let began = Instant::now();
-        let alone = first.apart;
         let mut again = vec![first];
         let mut done: Vec<Done> = Vec::new();
         if let Err(error) = self.control("BEGIN IMMEDIATE") {
@@ -73,10 +100,10 @@ impl Writer {
                 }
             }
         }
-        self.end(done, epoch);
+        self.end_batch(done, epoch);
     }
 
-    fn end(&mut self, done: Vec<Done>, epoch: u64) {
+    fn end_batch(&mut self, done: Vec<Done>, epoch: u64) {
         if done.iter().any(|one| one.kept) {
             self.commit(epoch, waiting(done));
         } else {
@@ -143,7 +170,7 @@ impl Writer {
         } else if !job.apart {
             // What it saw may have been of those who begin anew.
             job.apart = true;
-            self.apart.push(job);
+            self.core.desk().apart.push(job);
         } else {
             let result = match verdict {
                 Some(Verdict::Undo(result)) => Ok(result),
@@ -162,8 +189,8 @@ impl Writer {
     fn abandon(&mut self, mut jobs: Vec<Job>, done: Vec<Done>, epoch: u64) {
         self.roll_back();
         jobs.extend(done.into_iter().map(|one| one.job));
-        if may_go_on(&self.core, epoch) {
-            self.apart.extend(jobs);
+        if self.core.desk().may_go_on(epoch) {
+            self.core.desk().apart.extend(jobs);
         } else {
             let refusal = self.core.desk().refusal().unwrap_or(ShardError::Lost);
             jobs.into_iter().for_each(|job| job.refuse(refusal.clone()));

@@ -12,21 +12,23 @@ use rung_pages::{Gate, PageStore, PagesError, Position};
 use rung_proto::NodeId;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::ShardConfig;
+use crate::config::{Limits, ShardConfig};
 use crate::error::ShardError;
 use crate::in_flight::InFlight;
-use crate::interactive::Slot;
 use crate::job::{Answer, Job, JobKind};
 use crate::readers::Readers;
 use crate::status::{CopyState, Stop};
 use crate::token::Token;
+use crate::transaction::Slot;
 use crate::turn::Meter;
+use crate::write_lock::WriteLock;
+use crate::writer::Writer;
 
-/// A copy's parts. Locks are taken in the order `turn`, `store`, `desk`.
+/// A copy's parts. Locks are taken in the order `write_lock`, `store`, `desk`.
 pub(crate) struct Core {
     pub config: ShardConfig,
     /// Held while a transaction may write to the file.
-    pub turn: Mutex<()>,
+    pub write_lock: WriteLock,
     /// Taken when the copy is closed, so that it can be opened again.
     store: Mutex<Option<PageStore>>,
     pub desk: Mutex<Desk>,
@@ -116,6 +118,8 @@ impl Waiting {
 pub(crate) struct Desk {
     pub state: CopyState,
     pub queue: VecDeque<Job>,
+    /// Jobs that have rolled a batch back and are executed by themselves.
+    pub apart: Vec<Job>,
     pub in_flight: InFlight<Waiting>,
     /// The log refused a batch: what is in flight must be taken back in the file.
     pub undo: bool,
@@ -126,8 +130,8 @@ pub(crate) struct Desk {
     pub transaction: Option<Slot>,
     /// Counts transactions.
     pub transactions: u64,
-    /// Whether the writer is at work.
-    pub busy: bool,
+    /// The writer, while nobody executes with it and no transaction has it.
+    pub writer: Option<Box<Writer>>,
     pub checkpoint: CheckpointNeed,
     pub closes: bool,
 }
@@ -145,13 +149,14 @@ impl Desk {
         Self {
             state: CopyState::Follower { primary: None },
             queue: VecDeque::new(),
+            apart: Vec::new(),
             in_flight: InFlight::default(),
             undo: false,
             undone: false,
             paused: None,
             transaction: None,
             transactions: 0,
-            busy: false,
+            writer: None,
             checkpoint: CheckpointNeed::No,
             closes: false,
         }
@@ -163,6 +168,36 @@ impl Desk {
             CopyState::Primary { epoch } => Some(epoch),
             _ => None,
         }
+    }
+
+    /// Whether a copy in this epoch executes writes, and nothing was taken back.
+    pub fn may_go_on(&self, epoch: u64) -> bool {
+        self.epoch() == Some(epoch) && !self.undo && !self.closes
+    }
+
+    /// The epoch in which the next write may be executed now, if one may.
+    pub fn may_begin(&self, limits: &Limits) -> Option<u64> {
+        let drained = self.in_flight.is_empty();
+        let room = self.in_flight.len() < limits.in_flight && (!self.undone || drained);
+        let waits = self.paused.is_some() || self.checkpoint != CheckpointNeed::No;
+        self.epoch().filter(|epoch| room && !waits && self.may_go_on(*epoch))
+    }
+
+    /// Whether everything that was executed is settled.
+    pub fn is_settled(&self) -> bool {
+        self.in_flight.is_empty() && !self.undo
+    }
+
+    /// Whether nobody executes anything and everything that was executed is settled.
+    pub fn is_at_rest(&self) -> bool {
+        self.writer.is_some() && self.in_flight.is_empty()
+    }
+
+    /// Whether the writer's thread has something to do that nobody else does, now or
+    /// once less is in flight.
+    pub fn writer_is_wanted(&self) -> bool {
+        let jobs = !self.queue.is_empty() || !self.apart.is_empty();
+        jobs || self.checkpoint != CheckpointNeed::No || self.undo || self.closes
     }
 
     /// Why a write cannot be taken at all.
@@ -191,7 +226,7 @@ impl Core {
         let gate = store.gate();
         let desk = Desk::new();
         Arc::new(Self {
-            turn: Mutex::default(),
+            write_lock: WriteLock::default(),
             store: Mutex::new(Some(store)),
             bell: Condvar::new(),
             readers: Arc::new(Readers::new(gate.clone(), &config.limits)),
@@ -228,13 +263,14 @@ impl Core {
         Ok(StoreGuard(store))
     }
 
+    /// The file, if nobody else works on it now.
+    pub fn store_at_once(&self) -> Option<StoreGuard<'_>> {
+        self.store.try_lock().ok().filter(|store| store.is_some()).map(StoreGuard)
+    }
+
     /// Closes the file.
     pub fn close_store(&self) {
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    pub fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn log(&self) -> MutexGuard<'_, LogPlace> {
@@ -247,12 +283,12 @@ impl Core {
 
     /// Puts a job in the queue, or answers it.
     pub fn submit(&self, job: Job) {
-        let refused = {
+        let (refused, is_free) = {
             let mut desk = self.desk();
             if desk.queue.len() >= self.config.limits.queue {
                 desk.queue.retain(|job| !job.stage.is_abandoned());
             }
-            match desk.refusal() {
+            let refused = match desk.refusal() {
                 Some(error) => Some((job, error)),
                 None if desk.queue.len() >= self.config.limits.queue => {
                     Some((job, ShardError::Overloaded("writes")))
@@ -261,11 +297,14 @@ impl Core {
                     desk.queue.push_back(job);
                     None
                 }
-            }
+            };
+            (refused, desk.writer.is_some())
         };
         match refused {
             Some((job, error)) => job.refuse(error),
-            None => self.bell.notify_all(),
+            None if is_free => self.bell.notify_all(),
+            // Whoever has the writer looks for jobs when he is done.
+            None => {}
         }
     }
 
@@ -333,15 +372,17 @@ impl Core {
     pub fn settle(&self, position: &Position) {
         let token = self.token(position);
         self.settled.send_replace(token);
-        let outcome = {
+        let (outcome, waits) = {
             let mut desk = self.desk();
             let outcome = desk.in_flight.settle(position);
             if desk.in_flight.is_empty() {
                 desk.undone = false;
             }
-            outcome
+            (outcome, desk.writer_is_wanted())
         };
-        self.bell.notify_all();
+        if waits {
+            self.bell.notify_all();
+        }
         let writes = outcome.settled.iter().filter(|waiting| waiting.kept).count();
         self.counts.writes.fetch_add(writes as u64, Ordering::Relaxed);
         outcome.settled.into_iter().for_each(|waiting| (waiting.answer)(Ok(token)));

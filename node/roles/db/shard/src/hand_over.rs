@@ -115,7 +115,7 @@ async fn rest(core: &Core, until: Instant, to: NodeId) -> Result<(), HandOverErr
             if desk.epoch().is_none() {
                 return Err(HandOverError::NotPrimary { primary: None });
             }
-            if !desk.busy && desk.in_flight.is_empty() {
+            if desk.is_at_rest() {
                 return Ok(());
             }
         }

@@ -1,4 +1,6 @@
-//! Interactive transactions: one has the writer from its first write to its end.
+//! Interactive transactions, as their clients see them: one has the writer from its
+//! first write to its end, and its short statements are executed on the client's own
+//! thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,31 +9,15 @@ use std::time::{Duration, Instant};
 use rung_sql::Executor;
 use tokio::sync::oneshot;
 
-use crate::batch::{panicked, sqlite_error};
+use crate::batch::panicked;
 use crate::cancel::Cancel;
-use crate::core::{Core, Waiting};
+use crate::core::Core;
 use crate::error::ShardError;
-use crate::job::{self, Answer, Boxed, Once, Reply, Stage};
+use crate::job::{self, Answer, Once, Stage};
 use crate::token::Token;
-use crate::writer::{Connected, Writer, may_go_on};
-
-/// What an open transaction is asked to do next.
-enum Step {
-    Run(Once, Instant, Cancel, Reply<Boxed>),
-    Commit(Reply<Token>),
-    Rollback(Reply<()>),
-}
-
-/// The open transaction, as the desk knows it.
-pub(crate) struct Slot {
-    number: u64,
-    step: Option<Step>,
-    /// Nobody holds it any more.
-    dropped: bool,
-    /// When it began, and when its client was last answered.
-    began: Instant,
-    idle_since: Instant,
-}
+use crate::transaction::{Step, until_settled};
+use crate::turn::{Length, Stopped, Turn};
+use crate::writer::Writer;
 
 /// The end of a transaction that its client holds.
 pub(crate) struct Handle {
@@ -43,12 +29,16 @@ pub(crate) struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if let Some(slot) = self.core.desk().transaction.as_mut()
-            && slot.number == self.number
-        {
-            slot.dropped = true;
+        let is_open = match self.core.desk().transaction.as_mut() {
+            Some(slot) if slot.number == self.number => {
+                slot.dropped = true;
+                true
+            }
+            _ => false,
+        };
+        if is_open {
+            self.core.bell.notify_all();
         }
-        self.core.bell.notify_all();
     }
 }
 
@@ -56,12 +46,20 @@ impl Drop for Handle {
 /// who writes waits for its end. Dropping it rolls it back.
 ///
 /// It sees what was executed before it, be it on a quorum or not; but no result of
-/// [`WriteTransaction::run`] leaves before what it saw is.
+/// it leaves before what it saw is.
 pub struct WriteTransaction(pub(crate) Handle);
 
+/// What became of a part that was tried on the client's thread.
+enum Tried<R> {
+    Done(R),
+    /// The writer's thread must do it.
+    Elsewhere,
+}
+
 impl WriteTransaction {
-    /// Executes a part of the transaction. Savepoints are statements of the work.
-    /// Each statement of it is atomic; what to do after an error is up to the caller.
+    /// Executes a part of the transaction on the writer's thread. Savepoints are
+    /// statements of the work. Each statement of it is atomic; what to do after an
+    /// error is up to the caller.
     ///
     /// # Errors
     /// After all of them but [`ShardError::TimedOut`] the transaction is over.
@@ -79,19 +77,54 @@ impl WriteTransaction {
         Ok(*result.downcast::<R>().expect("the result is of the work's own type"))
     }
 
+    /// Executes a part on the calling thread if `length` says that it is short, and as
+    /// [`WriteTransaction::run`] if not. What only reads may be begun anew there, like
+    /// a read; so whatever it gave out before must be dropped when it is called again.
+    ///
+    /// # Errors
+    /// As [`WriteTransaction::run`].
+    pub async fn run_short<R: Send + 'static>(
+        &mut self,
+        deadline: Duration,
+        cancel: &Cancel,
+        length: impl FnOnce(&mut Executor) -> Length,
+        mut work: impl FnMut(&mut Executor, &Turn) -> R + Send + 'static,
+    ) -> Result<R, ShardError> {
+        let until = Instant::now() + deadline;
+        let Tried::Done(result) = self.0.run_here(until, cancel, length, &mut work)? else {
+            return self.run(deadline, cancel, move |it| work(it, &Turn::new(true))).await;
+        };
+        if let Some(settled) = until_settled(&self.0.core) {
+            self.0.wait(settled, until, cancel.clone()).await?;
+        }
+        result
+    }
+
     /// Makes it durable on a quorum, and returns its position.
     ///
     /// # Errors
     /// [`ShardError::OutcomeUnknown`] when no quorum has answered before the deadline.
     /// After all others it was rolled back.
     pub async fn commit(self, deadline: Duration) -> Result<Token, ShardError> {
+        let until = Instant::now() + deadline;
         let (reply, answer) = oneshot::channel();
-        self.0.step(Step::Commit(reply))?;
-        self.0.wait(answer, Instant::now() + deadline, Cancel::new()).await
+        match self.0.take_short() {
+            Some((mut writer, epoch)) => {
+                writer.commit_transaction(epoch, reply);
+                writer.send(false);
+                writer.end(ShardError::Lost);
+            }
+            None => self.0.step(Step::Commit(reply))?,
+        }
+        self.0.wait(answer, until, Cancel::new()).await
     }
 
     /// Takes everything back.
     pub async fn rollback(self) {
+        if let Some((writer, _)) = self.0.take_short() {
+            writer.end(ShardError::Lost);
+            return;
+        }
         let (reply, answer) = oneshot::channel();
         if self.0.step(Step::Rollback(reply)).is_ok() {
             // Either way it is rolled back.
@@ -101,10 +134,16 @@ impl WriteTransaction {
 }
 
 impl Handle {
-    fn why_ended(&self) -> Option<ShardError> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn new(core: Arc<Core>, number: u64, ended: Arc<Mutex<Option<ShardError>>>) -> Self {
+        Self { core, number, ended }
     }
 
+    fn why_ended(&self) -> ShardError {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.clone().unwrap_or(ShardError::Lost)
+    }
+
+    /// Asks the writer's thread.
     fn step(&self, step: Step) -> Result<(), ShardError> {
         {
             let mut desk = self.core.desk();
@@ -112,7 +151,7 @@ impl Handle {
                 Some(slot) => slot.step = Some(step),
                 None => {
                     drop(desk);
-                    return Err(self.why_ended().unwrap_or(ShardError::Lost));
+                    return Err(self.why_ended());
                 }
             }
         }
@@ -129,214 +168,71 @@ impl Handle {
         let answer = job::wait(answer, Stage::running(), until, cancel).await;
         match answer {
             // The step was dropped with the transaction.
-            Err(ShardError::Stopped(why)) => {
-                Err(self.why_ended().unwrap_or(ShardError::Stopped(why)))
-            }
+            Err(ShardError::Stopped(_)) if self.has_ended() => Err(self.why_ended()),
             answer => answer,
         }
     }
-}
 
-/// How a transaction goes on.
-enum Turned {
-    Step(Step),
-    /// Its client has gone.
-    Dropped,
-    Ended(ShardError),
-}
-
-impl Writer {
-    /// Executes a transaction to its end. The turn is ours.
-    pub fn interactive(&mut self, reply: Reply<Handle>, epoch: u64) {
-        let core = Arc::clone(&self.core);
-        if let Err(error) = self.statement("BEGIN IMMEDIATE") {
-            let _ = reply.send(Err(sqlite_error(&error)));
-            return;
-        }
-        let ended = Arc::default();
-        let number = {
-            let now = Instant::now();
-            let mut desk = core.desk();
-            desk.transactions += 1;
-            let number = desk.transactions;
-            let slot = Slot { number, step: None, dropped: false, began: now, idle_since: now };
-            desk.transaction = Some(slot);
-            number
-        };
-        let handle = Handle { core: Arc::clone(&core), number, ended: Arc::clone(&ended) };
-        // If nobody waits any more, the handle is dropped, which ends it below.
-        let _ = reply.send(Ok(handle));
-        let why = self.steps(epoch);
-        *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-        core.desk().transaction = None;
-        if self.is_connected() {
-            self.roll_back();
-        }
+    fn has_ended(&self) -> bool {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn statement(&mut self, text: &str) -> rusqlite::Result<()> {
-        self.connected().executor.connection().prepare_cached(text)?.execute([]).map(drop)
-    }
-
-    /// Works on the steps of the open transaction, and says why it is over.
-    fn steps(&mut self, epoch: u64) -> ShardError {
-        let most = self.core.config.limits.transaction_statements;
-        for _ in 0..most {
-            match self.next_step(epoch) {
-                Turned::Dropped => return ShardError::Lost,
-                Turned::Ended(why) => return why,
-                Turned::Step(Step::Rollback(reply)) => {
-                    let rolled_back = self.statement("ROLLBACK");
-                    let _ = reply.send(rolled_back.map_err(|error| sqlite_error(&error)));
-                    return ShardError::Lost;
-                }
-                Turned::Step(Step::Commit(reply)) => {
-                    self.commit_transaction(epoch, reply);
-                    return ShardError::Lost;
-                }
-                Turned::Step(Step::Run(work, until, cancel, reply)) => {
-                    if let Some(why) = self.step(work, until, cancel, reply) {
-                        return why;
-                    }
-                }
-            }
+    /// The writer, to execute with it on this thread. If there is something to be
+    /// decided about the transaction, that is left to the writer's thread.
+    fn take(&self) -> Option<(Box<Writer>, u64)> {
+        let mut desk = self.core.desk();
+        let slot = desk.transaction.take_if(|slot| slot.number == self.number)?;
+        let may = slot.step.is_none() && slot.statements > 0 && !slot.is_lost(&self.core, &desk);
+        let slot = desk.transaction.insert(slot);
+        if !may {
+            return None;
         }
-        ShardError::Overloaded("statements in one transaction")
+        slot.statements -= 1;
+        Some((slot.writer.take()?, slot.epoch))
     }
 
-    /// Executes a part. Says why the transaction is over, if it is.
-    fn step(
-        &mut self,
-        work: Once,
+    /// The writer, if what the transaction has changed is committed in a short time.
+    fn take_short(&self) -> Option<(Box<Writer>, u64)> {
+        let limit = self.core.config.limits.inline;
+        let is_short = self.core.desk().transaction.as_ref().is_some_and(|it| it.spent <= limit);
+        if is_short { self.take() } else { None }
+    }
+
+    fn run_here<R>(
+        &self,
         until: Instant,
-        cancel: Cancel,
-        reply: Reply<Boxed>,
-    ) -> Option<ShardError> {
-        let core = Arc::clone(&self.core);
-        core.meter.begin(None, Some(until), cancel);
-        let executor = &mut self.connected().executor;
-        let result = catch_unwind(AssertUnwindSafe(|| work(executor)));
-        let stopped = core.meter.end();
-        let is_over = self.connected().executor.connection().is_autocommit();
-        let result = match (result, stopped) {
+        cancel: &Cancel,
+        length: impl FnOnce(&mut Executor) -> Length,
+        work: &mut impl FnMut(&mut Executor, &Turn) -> R,
+    ) -> Result<Tried<Result<R, ShardError>>, ShardError> {
+        let Some((mut writer, _)) = self.take() else { return Ok(Tried::Elsewhere) };
+        let began = Instant::now();
+        let meter = self.core.meter.clone();
+        let executor = &mut writer.connected().executor;
+        let length = catch_unwind(AssertUnwindSafe(|| length(executor))).unwrap_or(Length::Long);
+        let budget = match length {
+            Length::Long => {
+                writer.put_back(Duration::ZERO);
+                return Ok(Tried::Elsewhere);
+            }
+            Length::Interruptible => Some(self.core.config.limits.inline),
+            Length::Short => None,
+        };
+        let turn = Turn::new(budget.is_none());
+        meter.begin(budget, Some(until), cancel.clone());
+        let result = catch_unwind(AssertUnwindSafe(|| work(executor, &turn)));
+        let result = match (result, meter.end()) {
+            (_, Some(Stopped::Budget)) => Ok(Tried::Elsewhere),
             (_, Some(stopped)) => Err(stopped.error()),
             (Err(_), None) => Err(panicked()),
-            (Ok(result), None) => Ok(result),
+            (Ok(_), None) if turn.moves() => Ok(Tried::Elsewhere),
+            (Ok(result), None) => Ok(Tried::Done(Ok(result))),
         };
-        let failed = result.as_ref().err().cloned();
-        let answer = Box::new(move |settled: Answer<Token>| {
-            let _ = reply.send(settled.and(result));
-        });
-        core.answer_after_last(vec![Waiting { kept: false, answer }]);
-        if let Some(slot) = core.desk().transaction.as_mut() {
-            slot.idle_since = Instant::now();
+        match writer.is_over(result.as_ref().err()) {
+            Some(why) => writer.end(why),
+            None => writer.put_back(began.elapsed()),
         }
-        match failed {
-            Some(error @ (ShardError::Lost | ShardError::Failed(_))) => Some(error),
-            _ if is_over => Some(ShardError::Lost),
-            _ => None,
-        }
-    }
-
-    fn commit_transaction(&mut self, epoch: u64, reply: Reply<Token>) {
-        let violation = self.connected().executor.deferred_violation();
-        let refused = violation.map(|violation| ShardError::Refused(Box::new(violation)));
-        let kept = refused.is_none();
-        let answer = Box::new(move |settled: Answer<Token>| {
-            // Whoever asked may have gone.
-            let _ = reply.send(settled.and_then(|token| refused.map_or(Ok(token), Err)));
-        });
-        if kept {
-            self.commit(epoch, vec![Waiting { kept, answer }]);
-        } else {
-            // What it says was read from what may not be settled.
-            self.core.answer_after_last(vec![Waiting { kept, answer }]);
-        }
-    }
-
-    /// Waits for the client, as long as it may take.
-    fn next_step(&mut self, epoch: u64) -> Turned {
-        let core = Arc::clone(&self.core);
-        let limits = &core.config.limits;
-        loop {
-            if !may_go_on(&core, epoch) || core.meter.is_evicted() {
-                return Turned::Ended(ShardError::Lost);
-            }
-            let mut desk = core.desk();
-            let others = !desk.queue.is_empty();
-            let paused = desk.paused;
-            let Some(slot) = desk.transaction.as_mut() else {
-                return Turned::Ended(ShardError::Lost);
-            };
-            if let Some(step) = slot.step.take() {
-                return Turned::Step(step);
-            }
-            if slot.dropped {
-                return Turned::Dropped;
-            }
-            let now = Instant::now();
-            let mut ends = Vec::new();
-            if others {
-                ends.push((slot.idle_since + limits.transaction_idle, limits.transaction_idle));
-                ends.push((slot.began + limits.transaction_time, limits.transaction_time));
-            }
-            if ends.iter().any(|(end, _)| *end <= now) {
-                let longest = ends.iter().find(|(end, _)| *end <= now).map(|(_, time)| *time);
-                return Turned::Ended(ShardError::TransactionTooLong(longest.unwrap_or_default()));
-            }
-            if let Some(since) = paused {
-                ends.push((since + limits.hand_over_patience, limits.hand_over_patience));
-                if since + limits.hand_over_patience <= now {
-                    return Turned::Ended(ShardError::Lost);
-                }
-            }
-            let first = ends.iter().map(|(end, _)| *end).min();
-            let patience = first.map_or(Duration::from_secs(1), |end| end - now);
-            let waited = core.bell.wait_timeout(desk, patience);
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
-        }
-    }
-
-    /// Executes something outside of any transaction. The turn is ours.
-    pub fn alone(
-        &mut self,
-        work: Once,
-        reply: Reply<(Boxed, Token)>,
-        until: Instant,
-        cancel: Cancel,
-        epoch: u64,
-    ) {
-        let core = Arc::clone(&self.core);
-        let Connected { executor, ticket, .. } = self.connected();
-        let (result, stopped, captured) = {
-            // The store must not work on the file while something is committed to it.
-            let mut store = match core.store() {
-                Ok(store) => store,
-                Err(error) => {
-                    // Nobody may be waiting any more.
-                    let _ = reply.send(Err(ShardError::Stopped(error.to_string())));
-                    return;
-                }
-            };
-            core.meter.begin(None, Some(until), cancel);
-            let result = catch_unwind(AssertUnwindSafe(|| work(executor)));
-            let stopped = core.meter.end();
-            if !executor.connection().is_autocommit() {
-                // Its result says what went wrong; nothing is committed by this.
-                let _ = executor.connection().execute_batch("ROLLBACK");
-            }
-            (result, stopped, store.capture(*ticket, epoch))
-        };
-        let result = match (result, stopped) {
-            (_, Some(stopped)) => Err(stopped.error()),
-            (Err(_), None) => Err(panicked()),
-            (Ok(result), None) => Ok(result),
-        };
-        let kept = result.is_ok();
-        let answer = Box::new(move |settled: Answer<Token>| {
-            // Whoever asked may have gone.
-            let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
-        });
-        self.captured(captured, epoch, vec![Waiting { kept, answer }]);
+        // What went wrong was seen on what may not be settled, too.
+        Ok(result.unwrap_or_else(|error| Tried::Done(Err(error))))
     }
 }

@@ -54,6 +54,13 @@ pub(crate) enum JobKind {
 }
 
 impl Job {
+    /// A job, and how far it is, for the one who waits for it.
+    pub fn new(until: Instant, cancel: &Cancel, kind: JobKind) -> (Self, Stage) {
+        let stage = Stage::default();
+        let job = Self { until, cancel: cancel.clone(), stage: stage.clone(), apart: false, kind };
+        (job, stage)
+    }
+
     pub fn refuse(self, error: ShardError) {
         // Nobody may be waiting any more, which is fine for all of these.
         match self.kind {

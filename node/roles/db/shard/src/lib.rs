@@ -14,6 +14,7 @@
 //! This crate does not speak the wire protocol, does not translate SQL, does not
 //! send statements to other nodes, and does not decide who holds copies.
 
+mod alone;
 mod batch;
 mod cancel;
 mod config;
@@ -33,7 +34,9 @@ mod shard;
 mod status;
 mod take_over;
 mod token;
+mod transaction;
 mod turn;
+mod write_lock;
 mod writer;
 
 pub use cancel::Cancel;
@@ -47,4 +50,4 @@ pub use read::{ReadLevel, ReadTransaction};
 pub use shard::Shard;
 pub use status::{CopyState, ShardStatus, Stop};
 pub use token::{Token, TokenError};
-pub use turn::Turn;
+pub use turn::{Length, Turn};

@@ -30,7 +30,7 @@ impl Machine {
         }
         core.meter.evict();
         core.bell.notify_all();
-        let _turn = core.turn();
+        let _turn = core.write_lock.take();
         core.meter.rest();
         core.store()?.apply(entries)
     }
@@ -104,7 +104,7 @@ impl StateMachine for Machine {
         let core = &*self.0;
         core.meter.evict();
         core.bell.notify_all();
-        let _turn = core.turn();
+        let _turn = core.write_lock.take();
         core.meter.rest();
         let restored = core.store().and_then(|mut store| {
             store.restore(source)?;
@@ -127,8 +127,15 @@ impl StateMachine for Machine {
         }
     }
 
-    fn waits_for_disk(&self) -> bool {
-        true
+    /// What this copy has executed itself was written by it, and needs only to be
+    /// settled: that waits for nobody while nobody else works on the file.
+    fn waits_for_disk(&self, entries: &[Committed]) -> bool {
+        let ours = entries.iter().filter_map(|entry| {
+            let (epoch, pages) = payload::decode(&entry.payload)?;
+            (epoch == entry.term).then_some((entry.index, pages))
+        });
+        let ours: Vec<(u64, &[u8])> = ours.collect();
+        !self.0.store_at_once().is_some_and(|store| store.would_settle(&ours))
     }
 
     fn own_copy(&self) -> Option<OwnCopy> {

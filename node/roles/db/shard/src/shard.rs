@@ -18,12 +18,13 @@ use crate::core::Core;
 use crate::error::{HandOverError, ShardError};
 use crate::fresh::Fresh;
 use crate::interactive::WriteTransaction;
-use crate::job::{self, Boxed, Job, JobKind, Stage, Verdict};
+use crate::job::{self, Boxed, Job, JobKind, Verdict};
 use crate::machine::Machine;
 use crate::read::{ReadLevel, ReadTransaction, read_once};
 use crate::status::{CopyState, ShardStatus, Stop};
 use crate::token::Token;
-use crate::turn::Turn;
+use crate::turn::{Length, Turn};
+use crate::writer::Writer;
 use crate::{hand_over, payload, propose, take_over, writer};
 
 /// One copy of one shard on this node. Clones are the same copy.
@@ -221,6 +222,21 @@ impl Shard {
         &self,
         deadline: Duration,
         cancel: &Cancel,
+        work: impl FnMut(&mut Executor) -> Verdict<R> + Send + 'static,
+    ) -> Result<(R, Token), ShardError> {
+        self.write_short(deadline, cancel, |_| Length::Long, work).await
+    }
+
+    /// As [`Shard::write`]; but if `length` says that it is short, and nothing else is
+    /// written now, it is executed on the calling thread.
+    ///
+    /// # Errors
+    /// As [`Shard::write`].
+    pub async fn write_short<R: Send + 'static>(
+        &self,
+        deadline: Duration,
+        cancel: &Cancel,
+        length: impl FnOnce(&mut Executor) -> Length,
         mut work: impl FnMut(&mut Executor) -> Verdict<R> + Send + 'static,
     ) -> Result<(R, Token), ShardError> {
         let boxed = move |executor: &mut Executor| match work(executor) {
@@ -229,7 +245,15 @@ impl Shard {
         };
         let (reply, answer) = oneshot::channel();
         let kind = JobKind::Write(Box::new(boxed), reply);
-        let (result, token) = self.submit(deadline, cancel, kind, answer).await?;
+        let until = Instant::now() + deadline;
+        self.taken(until).await;
+        let (job, stage) = Job::new(until, cancel, kind);
+        let core = &self.0.core;
+        match Writer::take_free(core, |desk| desk.is_settled()) {
+            Some((writer, epoch)) => writer.write_here(job, length, epoch),
+            None => core.submit(job),
+        }
+        let (result, token) = job::wait(answer, stage, until, cancel.clone()).await?;
         Ok((unboxed(result), token))
     }
 
@@ -243,6 +267,9 @@ impl Shard {
         deadline: Duration,
         cancel: &Cancel,
     ) -> Result<WriteTransaction, ShardError> {
+        if let Some((writer, epoch)) = Writer::take_free(&self.0.core, |_| true) {
+            return writer.open_here(epoch).map(WriteTransaction);
+        }
         let (reply, answer) = oneshot::channel();
         let handle = self.submit(deadline, cancel, JobKind::Begin(reply), answer).await?;
         Ok(WriteTransaction(handle))
@@ -288,9 +315,8 @@ impl Shard {
     ) -> Result<T, ShardError> {
         let until = Instant::now() + deadline;
         self.taken(until).await;
-        let stage = Stage::default();
-        let (cancels, stages) = (cancel.clone(), stage.clone());
-        self.0.core.submit(Job { until, cancel: cancels, stage: stages, apart: false, kind });
+        let (job, stage) = Job::new(until, cancel, kind);
+        self.0.core.submit(job);
         job::wait(answer, stage, until, cancel.clone()).await
     }
 

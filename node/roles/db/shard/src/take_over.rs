@@ -17,23 +17,26 @@ const AGAIN: Duration = Duration::from_millis(20);
 pub(crate) async fn follow_group(core: Arc<Core>, group: Group) {
     let mut status = group.status();
     loop {
-        let now = status.borrow_and_update().clone();
-        match &now.role {
+        let (role, term, leader) = {
+            let now = status.borrow_and_update();
+            (now.role.clone(), now.term, now.leader)
+        };
+        match role {
             GroupRole::Stopped(why) => {
-                core.stop(Stop::Failed(why.clone()));
+                core.stop(Stop::Failed(why));
                 return;
             }
             GroupRole::Leader => {
                 let knows = match core.desk().state {
-                    CopyState::Primary { epoch } | CopyState::Taking { epoch } => epoch == now.term,
+                    CopyState::Primary { epoch } | CopyState::Taking { epoch } => epoch == term,
                     _ => false,
                 };
                 if !knows {
-                    core.set_state(CopyState::Taking { epoch: now.term });
-                    tokio::spawn(take_over(Arc::clone(&core), group.clone(), now.term));
+                    core.set_state(CopyState::Taking { epoch: term });
+                    tokio::spawn(take_over(Arc::clone(&core), group.clone(), term));
                 }
             }
-            _ => core.follow(now.leader),
+            _ => core.follow(leader),
         }
         if status.changed().await.is_err() {
             core.stop(Stop::Closed);

@@ -43,6 +43,18 @@ impl Turn {
     }
 }
 
+/// How long a part of a write can take, so whether the caller's thread may do it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Length {
+    /// A few rows, whatever is in the database: the caller's thread does all of it.
+    Short,
+    /// It only reads, so the caller's thread may begin it: it can be interrupted
+    /// without harm and begun anew on another.
+    Interruptible,
+    /// It may take long, and interrupting it would undo the whole transaction.
+    Long,
+}
+
 /// Why work was interrupted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stopped {

@@ -1,18 +1,21 @@
-//! The thread that executes writes.
+//! What executes writes, and the thread that executes those that nobody else does.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use rung_pages::{Captured, Checkpoint, PageStore, PagesError, WriterTicket};
+use rung_pages::{Captured, Checkpoint, PageStore, PagesError, Parts, Position, WriterTicket};
 use rung_sql::Executor;
 
 use crate::batch::sqlite_error;
-use crate::core::{CheckpointNeed, Core, Proposal, Waiting, stop_for};
+use crate::core::{CheckpointNeed, Core, Desk, Proposal, Waiting, stop_for};
 use crate::error::ShardError;
-use crate::job::{Job, JobKind};
+use crate::interactive::Handle;
+use crate::job::{Job, JobKind, Reply};
 use crate::payload;
-use crate::status::{CopyState, Stop};
+use crate::status::Stop;
+use crate::transaction::Wanted;
+use crate::write_lock::Held;
 
 /// How often a checkpoint that readers hold back is tried again while writing
 /// waits for it.
@@ -28,102 +31,181 @@ pub(crate) struct Connected {
     is_installed: bool,
 }
 
+/// What writes are executed with. It is at the desk while nobody executes; whoever
+/// executes has it, and the right to change the file with it.
 pub(crate) struct Writer {
     pub core: Arc<Core>,
     connected: Option<Connected>,
-    /// Jobs that have rolled a batch back and are executed by themselves.
-    pub apart: Vec<Job>,
+    lock: Option<Held>,
+    /// What was committed and is not yet given to the log.
+    unsent: Option<Unsent>,
+}
+
+/// The rest of a commit on its way to the log.
+struct Unsent {
+    epoch: u64,
+    position: Position,
+    parts: Parts,
 }
 
 enum Next {
-    Execute(Job, u64),
-    Undo,
-    Checkpoint(CheckpointNeed),
+    Execute(Box<Writer>, Job, u64),
+    Transaction(Wanted, u64),
+    Send(Box<Writer>),
+    Undo(Box<Writer>),
+    Checkpoint(Box<Writer>, CheckpointNeed),
     Close,
 }
 
-/// Runs the writer until the copy is closed.
+/// Runs the writer's thread until the copy is closed. It executes what may take long
+/// and what has gathered in the queue; the rest is done by those who want it.
 pub(crate) fn run(core: Arc<Core>) {
-    let mut writer = Writer { core, connected: None, apart: Vec::new() };
+    let writer = Writer { core: Arc::clone(&core), connected: None, lock: None, unsent: None };
+    core.desk().writer = Some(Box::new(writer));
     loop {
-        match writer.next() {
-            Next::Execute(job, epoch) => writer.execute(job, epoch),
-            Next::Undo => writer.undo(),
-            Next::Checkpoint(need) => writer.checkpoint(need),
+        match next(&core) {
+            Next::Execute(writer, job, epoch) => writer.execute(job, epoch),
+            Next::Transaction(Wanted::Step(writer, step), epoch) => writer.step(step, epoch),
+            Next::Transaction(Wanted::End(writer, why), _) => writer.end(why),
+            Next::Transaction(Wanted::Wait(_), _) => {}
+            Next::Send(mut writer) => {
+                writer.send(true);
+                writer.rest();
+            }
+            Next::Undo(writer) => writer.undo(),
+            Next::Checkpoint(writer, need) => writer.checkpoint(need),
             Next::Close => return,
         }
     }
 }
 
-impl Writer {
-    /// Waits for something to do. What is executed meanwhile gathers in the queue,
-    /// so batches grow with the load, without anybody waiting for them.
-    fn next(&mut self) -> Next {
-        let limits = &self.core.config.limits;
-        let mut again = None;
-        let mut desk = self.core.desk();
-        desk.busy = false;
-        loop {
-            if desk.closes {
-                return Next::Close;
+/// Waits for something to do. What is executed meanwhile gathers in the queue, so
+/// batches grow with the load, without anybody waiting for them.
+fn next(core: &Arc<Core>) -> Next {
+    let mut desk = core.desk();
+    loop {
+        let patience = match desk.wanted(core) {
+            Some(Wanted::Wait(patience)) => patience,
+            Some(wanted) => {
+                let epoch = desk.transaction.as_ref().map_or(0, |slot| slot.epoch);
+                return Next::Transaction(wanted, epoch);
             }
-            if desk.undo {
-                return Next::Undo;
-            }
-            let drained = desk.in_flight.is_empty();
-            if desk.checkpoint != CheckpointNeed::No && drained && again.is_none() {
-                return Next::Checkpoint(desk.checkpoint);
-            }
-            let room = desk.in_flight.len() < limits.in_flight && (!desk.undone || drained);
-            if let Some(epoch) = desk.epoch()
-                && room
-                && desk.paused.is_none()
-                && desk.checkpoint == CheckpointNeed::No
-            {
-                let job = self.apart.pop().or_else(|| take_next(&mut desk.queue));
-                if let Some(job) = job {
-                    desk.busy = true;
-                    return Next::Execute(job, epoch);
+            None => {
+                if let Some(next) = next_job(core, &mut desk) {
+                    return next;
                 }
+                Duration::from_secs(1)
             }
-            if desk.epoch().is_none() && !self.apart.is_empty() {
-                let error = desk.refusal().unwrap_or(ShardError::Lost);
-                drop(desk);
-                self.apart.drain(..).for_each(|job| job.refuse(error.clone()));
-                desk = self.core.desk();
-                continue;
-            }
-            let waited = self.core.bell.wait_timeout(desk, again.unwrap_or(Duration::from_secs(1)));
-            desk = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-            again = None;
+        };
+        if desk.epoch().is_none() && !desk.apart.is_empty() {
+            let error = desk.refusal().unwrap_or(ShardError::Lost);
+            let apart = std::mem::take(&mut desk.apart);
+            drop(desk);
+            apart.into_iter().for_each(|job| job.refuse(error.clone()));
+            desk = core.desk();
+            continue;
         }
+        let waited = core.bell.wait_timeout(desk, patience);
+        desk = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+/// What there is to do outside of a transaction, if the writer is free.
+fn next_job(core: &Core, desk: &mut Desk) -> Option<Next> {
+    let writer = desk.writer.take()?;
+    if desk.closes {
+        return Some(Next::Close);
+    }
+    if writer.unsent.is_some() {
+        return Some(Next::Send(writer));
+    }
+    if desk.undo {
+        return Some(Next::Undo(writer));
+    }
+    if desk.checkpoint != CheckpointNeed::No && desk.in_flight.is_empty() {
+        return Some(Next::Checkpoint(writer, desk.checkpoint));
+    }
+    if let Some(epoch) = desk.may_begin(&core.config.limits)
+        && let Some(job) = desk.apart.pop().or_else(|| take_next(&mut desk.queue))
+    {
+        return Some(Next::Execute(writer, job, epoch));
+    }
+    desk.writer = Some(writer);
+    None
+}
+
+impl Writer {
+    /// The writer, if it is free and connected and nobody waits for it, to execute
+    /// with it on this thread.
+    pub fn take_free(core: &Arc<Core>, when: impl Fn(&Desk) -> bool) -> Option<(Box<Self>, u64)> {
+        let mut desk = core.desk();
+        let epoch = desk.may_begin(&core.config.limits)?;
+        let waits = !desk.queue.is_empty() || !desk.apart.is_empty();
+        if waits || !when(&desk) || !desk.writer.as_ref()?.is_ready() {
+            return None;
+        }
+        let lock = core.write_lock.take_at_once()?;
+        // Nothing holds a snapshot that an eviction could have been meant for.
+        core.meter.rest();
+        let mut writer = desk.writer.take()?;
+        writer.lock = Some(lock);
+        Some((writer, epoch))
     }
 
-    fn execute(&mut self, job: Job, epoch: u64) {
+    /// Whether it can execute at once.
+    fn is_ready(&self) -> bool {
+        let history = self.core.history.load(Ordering::Acquire);
+        let ready = |it: &Connected| it.history == history && it.is_installed;
+        self.unsent.is_none() && self.connected.as_ref().is_some_and(ready)
+    }
+
+    fn execute(mut self: Box<Self>, job: Job, epoch: u64) {
         let core = Arc::clone(&self.core);
-        let _turn = core.turn();
+        self.lock = Some(core.write_lock.take());
         core.meter.rest();
         if core.desk().epoch() != Some(epoch) {
             let refusal = core.desk().refusal();
             job.refuse(refusal.unwrap_or(ShardError::Lost));
-            return;
-        }
-        if let Err(error) = self.connect() {
+        } else if let Err(error) = self.connect() {
             job.refuse(ShardError::Failed(error.to_string()));
-            return;
-        }
-        if let Err(error) = self.install(epoch) {
+        } else if let Err(error) = self.install(epoch) {
             job.refuse(error);
-            return;
-        }
-        match job.kind {
-            JobKind::Write(..) => self.batch(job, epoch),
-            JobKind::Begin(reply) => self.interactive(reply, epoch),
-            JobKind::Alone(work, reply) => {
-                self.alone(work, reply, job.until, job.cancel, epoch);
+        } else {
+            match job.kind {
+                JobKind::Write(..) => self.batch(job, epoch),
+                JobKind::Begin(reply) => return self.open(reply, epoch),
+                JobKind::Alone(work, reply) => {
+                    self.alone(work, reply, job.until, job.cancel, epoch);
+                }
             }
         }
+        self.send(true);
+        self.rest();
+    }
+
+    /// Nobody executes any more.
+    pub fn rest(mut self: Box<Self>) {
+        let core = Arc::clone(&self.core);
         core.meter.rest();
+        self.lock = None;
+        let mut desk = core.desk();
+        let wanted = self.unsent.is_some() || desk.writer_is_wanted();
+        desk.writer = Some(self);
+        drop(desk);
+        if wanted {
+            core.bell.notify_all();
+        }
+    }
+
+    /// Gives the writer to the transaction that waits next, or back.
+    pub fn hand_on(self: Box<Self>) {
+        let core = Arc::clone(&self.core);
+        core.meter.rest();
+        let next = if self.is_ready() { next_transaction(&core) } else { None };
+        match next {
+            Some((reply, epoch)) => self.open(reply, epoch),
+            None => self.rest(),
+        }
     }
 
     /// Makes sure that there is a connection that knows the file as it is.
@@ -156,6 +238,7 @@ impl Writer {
             Ok(()) => {
                 connected.is_installed = true;
                 self.commit(epoch, Vec::new());
+                self.send(true);
                 // If it could not become an entry, it was taken back.
                 if self.is_connected() { Ok(()) } else { Err(ShardError::Lost) }
             }
@@ -240,6 +323,7 @@ impl Writer {
         }
     }
 
+    /// A commit goes to the log, with [`Writer::send`].
     fn propose(&mut self, captured: Captured, epoch: u64, waiting: Vec<Waiting>) {
         let core = Arc::clone(&self.core);
         let Captured { position, parts } = captured;
@@ -247,27 +331,47 @@ impl Writer {
         #[cfg(feature = "simulation")]
         let waiting = acknowledge_early(&core, &position, waiting);
         core.desk().in_flight.push(position, waiting);
-        for part in parts {
-            let payload = match part {
-                Ok(part) => payload::encode(epoch, &part),
-                Err(error) => {
-                    core.refuse(&position, ShardError::Failed(error.to_string()));
+        self.unsent = Some(Unsent { epoch, position, parts });
+    }
+
+    /// Gives what was committed to the log; without waiting as much of it as there is
+    /// room for, and the writer's thread does the rest.
+    pub fn send(&mut self, may_wait: bool) {
+        let core = Arc::clone(&self.core);
+        while let Some(Unsent { epoch, position, parts }) = &mut self.unsent {
+            if parts.left() == 0 {
+                self.unsent = None;
+                return;
+            }
+            let permit = core.proposals.try_reserve().ok();
+            if permit.is_none() && !may_wait {
+                return;
+            }
+            let payload = match parts.next() {
+                Some(Ok(part)) => payload::encode(*epoch, &part),
+                Some(Err(error)) => {
+                    core.refuse(position, ShardError::Failed(error.to_string()));
+                    self.unsent = None;
                     return;
                 }
+                None => return,
             };
-            if core.proposals.blocking_send(Proposal { position, payload }).is_err() {
-                return;
+            let proposal = Proposal { position: *position, payload };
+            match permit {
+                Some(permit) => permit.send(proposal),
+                // An error says that the copy is closed.
+                None => drop(core.proposals.blocking_send(proposal)),
             }
         }
     }
 
-    fn undo(&mut self) {
-        let core = Arc::clone(&self.core);
-        let _turn = core.turn();
+    fn undo(mut self: Box<Self>) {
+        self.lock = Some(self.core.write_lock.take());
         self.undo_now();
+        self.rest();
     }
 
-    /// Takes back what is in flight in the file. The turn is ours.
+    /// Takes back what is in flight in the file.
     pub fn undo_now(&mut self) {
         self.connected = None;
         let undone = self.core.store().and_then(|mut store| store.undo());
@@ -285,10 +389,20 @@ impl Writer {
         }
     }
 
-    fn checkpoint(&mut self, need: CheckpointNeed) {
+    fn checkpoint(mut self: Box<Self>, need: CheckpointNeed) {
         let core = Arc::clone(&self.core);
-        let _turn = core.turn();
-        let Ok(mut store) = core.store() else { return };
+        self.lock = Some(core.write_lock.take());
+        let again = self.make_checkpoint(need);
+        self.rest();
+        if again {
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    /// Says whether it must be tried again.
+    fn make_checkpoint(&mut self, need: CheckpointNeed) -> bool {
+        let core = Arc::clone(&self.core);
+        let Ok(mut store) = core.store() else { return false };
         // The term of the last entry must be known after a start.
         let knows_term = core.log().is_position;
         let done = if knows_term { store.checkpoint_if_due() } else { Ok(Checkpoint::NotDue) };
@@ -306,9 +420,7 @@ impl Writer {
         }
         drop(store);
         core.desk().checkpoint = next;
-        if next != CheckpointNeed::No {
-            std::thread::sleep(AGAIN);
-        }
+        next != CheckpointNeed::No
     }
 }
 
@@ -372,8 +484,21 @@ fn capture_error(core: &Core, error: &PagesError) -> ShardError {
     }
 }
 
-/// Whether the copy executes writes in this epoch, and nothing was taken back.
-pub(crate) fn may_go_on(core: &Core, epoch: u64) -> bool {
-    let desk = core.desk();
-    desk.state == CopyState::Primary { epoch } && !desk.undo && !desk.closes
+/// The transaction that waits next, if nothing else comes before it.
+fn next_transaction(core: &Core) -> Option<(Reply<Handle>, u64)> {
+    loop {
+        let (job, epoch) = {
+            let mut desk = core.desk();
+            let epoch = desk.may_begin(&core.config.limits)?;
+            let begins = |job: &Job| matches!(job.kind, JobKind::Begin(_));
+            if !desk.apart.is_empty() || !desk.queue.front().is_some_and(begins) {
+                return None;
+            }
+            (desk.queue.pop_front()?, epoch)
+        };
+        // Its caller may not want it any more.
+        if let Some(Job { kind: JobKind::Begin(reply), .. }) = job.take() {
+            return Some((reply, epoch));
+        }
+    }
 }

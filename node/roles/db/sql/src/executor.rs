@@ -1,5 +1,6 @@
 //! Executes statements on one SQLite connection.
 
+mod brevity;
 mod copy_in;
 mod copy_out;
 mod copy_text;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rung_shard::{CopyState, ReadLevel, ReadTransaction, Shard, ShardError, Token, Verdict};
-use rung_shard::{Turn, WriteTransaction};
+use rung_shard::{Length, Turn, WriteTransaction};
 use rung_sql::{Context, CopyIn, Executor, Kind, SqlError, SqlState};
 
 use super::{Answer, Bounds, Call, Failure, Level, Open, Operation};
@@ -105,7 +105,10 @@ impl LocalSession {
                 let work = move |executor: &mut Executor, _: &Turn| work(executor);
                 snapshot.run(left, cancel, work).await?
             }
-            Transaction::Writer(writer) => writer.run(left, cancel, work).await?,
+            Transaction::Writer(writer) => {
+                let work = move |executor: &mut Executor, _: &Turn| work(executor);
+                writer.run_short(left, cancel, |_| Length::Short, work).await?
+            }
         };
         let mut answer = Answer::empty(&self.spool);
         answer.description = Some(described?);
@@ -140,12 +143,13 @@ impl LocalSession {
 
     async fn write(&mut self, call: Arc<Call>, bounds: &Bounds) -> Result<Answer, Failure> {
         let spool = self.spool.clone();
+        let length = length_of(&call);
         let work = move |executor: &mut Executor| match execute(executor, &call, Rows::new(&spool))
         {
             Ok(answer) => Verdict::Keep(Ok(answer)),
             Err(error) => Verdict::Undo(Err(error)),
         };
-        let written = self.shard.write(bounds.left(), &bounds.cancel, work).await;
+        let written = self.shard.write_short(bounds.left(), &bounds.cancel, length, work).await;
         let (answer, token) = written.map_err(|error| match error {
             // Nothing of it is left, and it was the whole transaction.
             ShardError::Lost => Failure::not_done(error.to_string(), None),
@@ -166,7 +170,7 @@ impl LocalSession {
         let (left, cancel) = (bounds.left(), &bounds.cancel);
         match open {
             Open::Nothing if self.has_transaction() => Ok(()),
-            Open::Nothing => Err(Failure::not_done("the transaction is not open here", None)),
+            Open::Nothing => Err(not_open()),
             Open::Snapshot(level) => {
                 let level = self.level(level)?;
                 let snapshot = self.shard.begin_read(level, left).await?;
@@ -183,7 +187,7 @@ impl LocalSession {
                 if let Some(seen) = seen {
                     // Its answer comes when all that it sees is settled, and nobody
                     // else has written since.
-                    writer.run(left, cancel, |_| ()).await?;
+                    writer.run_short(left, cancel, |_| Length::Short, |_, _| ()).await?;
                     if !is_same_place(seen, self.shard.position()) {
                         writer.rollback().await;
                         return Err(Failure::sql(
@@ -207,7 +211,17 @@ impl LocalSession {
             let done = snapshot.run(bounds.left(), &bounds.cancel, reading(call, spool)).await;
             return self.kept(done).await;
         }
-        self.within(bounds, move |executor| execute(executor, &call, Rows::new(&spool))).await
+        let Transaction::Writer(writer) = &mut self.transaction else { return Err(not_open()) };
+        let (left, cancel) = (bounds.left(), &bounds.cancel);
+        let length = length_of(&call);
+        let done = if matches!(call.statement.kind(), Kind::Read) {
+            writer.run_short(left, cancel, length, reading(call, spool)).await
+        } else {
+            let work =
+                move |executor: &mut Executor, _: &Turn| execute(executor, &call, Rows::new(&spool));
+            writer.run_short(left, cancel, length, work).await
+        };
+        self.kept(done).await
     }
 
     async fn copy_in(&mut self, call: Arc<Call>, bounds: &Bounds) -> Result<Answer, Failure> {
@@ -242,13 +256,16 @@ impl LocalSession {
 
     async fn control(&mut self, command: String, bounds: &Bounds) -> Result<Answer, Failure> {
         let spool = self.spool.clone();
-        let work = move |executor: &mut Executor| {
+        let work = move |executor: &mut Executor, _: &Turn| {
             let done = executor.connection().execute_batch(&command);
             done.map(|()| Answer::empty(&spool)).map_err(|error| {
                 SqlError::new(SqlState::INTERNAL, format!("{command} failed: {error}"))
             })
         };
-        self.within(bounds, work).await
+        let Transaction::Writer(writer) = &mut self.transaction else { return Err(not_open()) };
+        let (left, cancel) = (bounds.left(), &bounds.cancel);
+        let done = writer.run_short(left, cancel, |_| Length::Short, work).await;
+        self.kept(done).await
     }
 
     /// Does something in the transaction that has the writer.
@@ -257,9 +274,7 @@ impl LocalSession {
         bounds: &Bounds,
         work: impl FnOnce(&mut Executor) -> Result<R, SqlError> + Send + 'static,
     ) -> Result<R, Failure> {
-        let Transaction::Writer(writer) = &mut self.transaction else {
-            return Err(Failure::not_done("the transaction is not open here", None));
-        };
+        let Transaction::Writer(writer) = &mut self.transaction else { return Err(not_open()) };
         let done = writer.run(bounds.left(), &bounds.cancel, work).await;
         self.kept(done).await
     }
@@ -283,9 +298,7 @@ impl LocalSession {
     async fn commit(&mut self, bounds: &Bounds) -> Result<Answer, Failure> {
         let mut answer = Answer::empty(&self.spool);
         match std::mem::replace(&mut self.transaction, Transaction::None) {
-            Transaction::None => {
-                return Err(Failure::not_done("the transaction is not open here", None));
-            }
+            Transaction::None => return Err(not_open()),
             Transaction::Snapshot(snapshot) => drop(snapshot),
             Transaction::Writer(writer) => {
                 answer.token = Some(writer.commit(bounds.left()).await?);
@@ -330,6 +343,20 @@ fn reading(
         }
         done
     }
+}
+
+/// How long a statement can take.
+fn length_of(call: &Arc<Call>) -> impl FnOnce(&mut Executor) -> Length + use<> {
+    let call = Arc::clone(call);
+    move |executor| match call.statement.kind() {
+        Kind::Read => Length::Interruptible,
+        _ if executor.is_brief(&call.statement, &call.types, &call.context) => Length::Short,
+        _ => Length::Long,
+    }
+}
+
+fn not_open() -> Failure {
+    Failure::not_done("the transaction is not open here", None)
 }
 
 fn no_copy() -> Failure {

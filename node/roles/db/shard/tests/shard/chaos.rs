@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rung_proto::NodeId;
 use rung_shard::{
-    Cancel, CopyState, ReadLevel, Shard, ShardConfig, ShardError, Stop, Token, Turn, Verdict,
+    Cancel, CopyState, Length, ReadLevel, Shard, ShardConfig, ShardError, Stop, Token, Turn, Verdict,
 };
 use rung_sql::Executor;
 
@@ -79,16 +79,23 @@ async fn append(
 ) {
     let id = world.ids.fetch_add(1, Ordering::Relaxed);
     let began = Instant::now();
-    let work = move |executor: &mut Executor| {
+    let insert = move |executor: &mut Executor| {
         let sql = "INSERT INTO history SELECT ?1, coalesce(max(version), 0) + 1, ?2 FROM history \
                    WHERE register = ?1 RETURNING version";
         let connection = executor.connection();
-        match connection.query_row(sql, [register, id], |row| row.get::<_, i64>(0)) {
-            Ok(version) => Verdict::Keep(Some(version)),
-            Err(_) => Verdict::Undo(None),
-        }
+        connection.query_row(sql, [register, id], |row| row.get::<_, i64>(0)).ok()
     };
-    let kind = match shard.write(deadline, &Cancel::new(), work).await {
+    let work = move |executor: &mut Executor| match insert(executor) {
+        Some(version) => Verdict::Keep(Some(version)),
+        None => Verdict::Undo(None),
+    };
+    let cancel = Cancel::new();
+    let written = match id % 3 {
+        0 => shard.write(deadline, &cancel, work).await,
+        1 => shard.write_short(deadline, &cancel, |_| Length::Short, work).await,
+        _ => in_transaction(shard, deadline, insert).await,
+    };
+    let kind = match written {
         Ok((Some(version), token)) => {
             *session = session.filter(|seen| seen.sequence > token.sequence).or(Some(token));
             Kind::Written { id, version }
@@ -97,6 +104,23 @@ async fn append(
         Ok((None, _)) | Err(_) => Kind::Refused { id },
     };
     world.see(register, kind, began);
+}
+
+/// The same in a transaction of its own. Nothing but its COMMIT has an outcome that
+/// may be unknown.
+async fn in_transaction(
+    shard: &Shard,
+    deadline: Duration,
+    insert: impl Fn(&mut Executor) -> Option<i64> + Copy + Send + 'static,
+) -> Result<(Option<i64>, Token), ShardError> {
+    let cancel = Cancel::new();
+    let mut transaction = shard.begin(deadline, &cancel).await?;
+    let insert = move |executor: &mut Executor, _: &Turn| insert(executor);
+    let version = transaction.run_short(deadline, &cancel, |_| Length::Short, insert).await;
+    match version {
+        Ok(Some(version)) => Ok((Some(version), transaction.commit(deadline).await?)),
+        _ => Err(ShardError::Lost),
+    }
 }
 
 async fn look(world: &World, shard: &Shard, register: i64, deadline: Duration) {

@@ -6,5 +6,6 @@ mod checker;
 mod interactive;
 mod limits;
 mod one_copy;
+mod short;
 mod support;
 mod three_copies;

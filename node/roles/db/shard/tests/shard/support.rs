@@ -110,7 +110,7 @@ pub struct Cluster {
     pub change: fn(&mut ShardConfig),
 }
 
-fn id(node: u64) -> NodeId {
+pub fn id(node: u64) -> NodeId {
     NodeId(node)
 }
 

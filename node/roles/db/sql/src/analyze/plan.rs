@@ -1,6 +1,6 @@
 //! A statement as SQLite executes it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sqlparser::ast::{self, Query, SetExpr};
 
@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub keys: KeyValues,
     /// Whether it may be used for other sessions and moments.
     pub cacheable: bool,
+    /// Whether it changes a few rows only, once somebody has asked.
+    pub is_brief: OnceLock<bool>,
 }
 
 /// What INSERT, UPDATE and DELETE have in common.
@@ -76,6 +78,7 @@ pub(crate) fn plan(
                     target: None,
                     keys: KeyValues::default(),
                     cacheable: analyzer.cacheable,
+                    is_brief: OnceLock::new(),
                 });
             }
         },
@@ -89,6 +92,7 @@ pub(crate) fn plan(
         target: Some(change.target),
         keys: change.keys,
         cacheable: analyzer.cacheable,
+        is_brief: OnceLock::new(),
     })
 }
 

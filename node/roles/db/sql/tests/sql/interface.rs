@@ -188,3 +188,40 @@ fn kinds_tell_what_a_statement_does() {
         assert_eq!(refused.unwrap_or_else(|error| error).state.0, "42601", "{text}");
     }
 }
+
+#[test]
+fn what_touches_a_few_rows_is_brief() {
+    let mut session = with_table();
+    for text in [
+        "CREATE TABLE child (id integer PRIMARY KEY, t integer REFERENCES t, k text UNIQUE)",
+        "CREATE TABLE plain (n integer)",
+        "CREATE TABLE parent (id integer PRIMARY KEY)",
+        "CREATE TABLE cascades (p integer REFERENCES parent ON DELETE CASCADE)",
+    ] {
+        session.answer(text);
+    }
+    let cases = [
+        ("UPDATE t SET n = n + 1 WHERE id = 7", true),
+        ("UPDATE t SET n = n + $1 WHERE id = $2", true),
+        ("UPDATE t SET n = 1 WHERE id = 7 RETURNING s", true),
+        ("UPDATE child SET t = 1 WHERE k = 'a'", true),
+        ("INSERT INTO plain VALUES (1)", true),
+        ("INSERT INTO child VALUES (1, 2, 'a') RETURNING id", true),
+        ("INSERT INTO child VALUES (1, 2, 'a') ON CONFLICT (id) DO UPDATE SET k = 'b'", true),
+        ("DELETE FROM child WHERE id = 1", true),
+        ("UPDATE t SET n = n + 1", false),
+        ("UPDATE t SET n = n + 1 WHERE id > 7", false),
+        ("UPDATE t SET n = n + 1 WHERE s = 'a'", false),
+        ("DELETE FROM plain", false),
+        ("DELETE FROM plain WHERE n = 1", false),
+        ("DELETE FROM parent WHERE id = 1", false),
+        ("INSERT INTO plain SELECT id FROM t", false),
+        ("UPDATE t SET n = (SELECT sum(n) FROM t) WHERE id = 1", false),
+        ("SELECT 1", false),
+    ];
+    for (text, expected) in cases {
+        let statement = parse(text).unwrap().remove(0);
+        let context = session.context.clone();
+        assert_eq!(session.executor.is_brief(&statement, &[], &context), expected, "{text}");
+    }
+}
