@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rung_pages::{Gate, PagesError, ReaderTicket, Reading};
 use rung_sql::Executor;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Limits;
 use crate::error::ShardError;
@@ -31,6 +31,8 @@ pub(crate) struct Readers {
     idle: Mutex<Vec<ReadConnection>>,
     /// The meters of all connections, by number.
     meters: Mutex<Vec<(u64, Meter)>>,
+    /// Rung when a connection was closed.
+    closed: Notify,
     /// Snapshots that are held between reads.
     holders: Mutex<Vec<Weak<Mutex<Option<Held>>>>>,
     numbers: AtomicU64,
@@ -60,6 +62,7 @@ impl Readers {
             permits: Arc::new(Semaphore::new(limits.readers)),
             idle: Mutex::default(),
             meters: Mutex::default(),
+            closed: Notify::new(),
             holders: Mutex::default(),
             numbers: AtomicU64::new(0),
             most: limits.readers,
@@ -88,16 +91,29 @@ impl Readers {
         }
     }
 
-    fn connect(&self) -> Result<ReadConnection, PagesError> {
-        let mut reader = self.gate.connect()?;
+    fn connect(&self) -> Result<ReadConnection, ShardError> {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let meter = Meter::default();
+        {
+            let mut meters = lock(&self.meters);
+            if self.has_stopped() {
+                return Err(ShardError::Stopped("it was closed".to_owned()));
+            }
+            meters.push((number, meter.clone()));
+        }
+        self.connect_with(number, meter).map_err(|error| {
+            self.is_closed(number);
+            read_error(&error)
+        })
+    }
+
+    fn connect_with(&self, number: u64, meter: Meter) -> Result<ReadConnection, PagesError> {
+        let mut reader = self.gate.connect()?;
         let failed =
             |source| PagesError::Sqlite { what: "prepare a connection for reading", source };
         meter.install(&mut reader.connection).map_err(failed)?;
         let executor = Executor::new(reader.connection)
             .map_err(|error| PagesError::Broken(error.to_string()))?;
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        lock(&self.meters).push((number, meter.clone()));
         Ok(ReadConnection { executor, ticket: reader.ticket, meter, number })
     }
 
@@ -107,7 +123,7 @@ impl Readers {
             let idle = lock(&self.idle).pop();
             let connection = match idle {
                 Some(connection) => connection,
-                None => self.connect().map_err(|error| read_error(&error))?,
+                None => self.connect()?,
             };
             match self.gate.begin(connection.executor.connection(), connection.ticket) {
                 Ok(reading) => return Ok((connection, reading)),
@@ -125,7 +141,7 @@ impl Readers {
     pub fn end(&self, connection: ReadConnection, reading: Reading) {
         connection.meter.rest();
         match reading.end(connection.executor.connection()) {
-            Ok(()) => lock(&self.idle).push(connection),
+            Ok(()) => self.keep(connection),
             Err(error) => {
                 tracing::warn!(%error, "a read did not end");
                 self.forget(connection);
@@ -133,9 +149,30 @@ impl Readers {
         }
     }
 
+    fn keep(&self, connection: ReadConnection) {
+        let mut idle = lock(&self.idle);
+        if self.has_stopped() {
+            drop(idle);
+            self.forget(connection);
+        } else {
+            idle.push(connection);
+        }
+    }
+
     /// Closes a connection.
     pub fn forget(&self, connection: ReadConnection) {
-        lock(&self.meters).retain(|(number, _)| *number != connection.number);
+        let number = connection.number;
+        drop(connection);
+        self.is_closed(number);
+    }
+
+    fn is_closed(&self, number: u64) {
+        lock(&self.meters).retain(|(other, _)| *other != number);
+        self.closed.notify_waiters();
+    }
+
+    fn has_stopped(&self) -> bool {
+        lock(&self.threads).stops
     }
 
     /// A snapshot is held between reads from now on.
@@ -207,10 +244,25 @@ impl Readers {
     /// Interrupts all reads and takes no more.
     pub fn stop(&self) {
         self.permits.close();
-        lock(&self.meters).iter().for_each(|(_, meter)| meter.evict());
         lock(&self.threads).stops = true;
         self.work.notify_all();
-        lock(&self.idle).clear();
+        lock(&self.meters).iter().for_each(|(_, meter)| meter.evict());
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        idle.into_iter().for_each(|connection| self.forget(connection));
+    }
+
+    /// Returns when no connection is open any more, after [`Readers::stop`]. Snapshots
+    /// that nobody reads now are ended by this.
+    pub async fn closed(&self) {
+        loop {
+            let mut closed = std::pin::pin!(self.closed.notified());
+            closed.as_mut().enable();
+            self.evict_older(Instant::now());
+            if lock(&self.meters).is_empty() {
+                return;
+            }
+            closed.await;
+        }
     }
 }
 

@@ -47,6 +47,8 @@ impl std::fmt::Debug for Shard {
 
 /// Proposals that the writer may have made and the group has not seen.
 const PROPOSALS: usize = 8;
+/// How long reads, which are interrupted, are waited for when a copy is closed.
+const READERS: Duration = Duration::from_secs(2);
 /// How long writes wait for a copy that was elected.
 const TAKING: Duration = Duration::from_secs(1);
 
@@ -114,6 +116,10 @@ impl Shard {
             if !matches!(joined, Ok(Ok(()))) {
                 tracing::warn!(shard = ?self, "the writer of a shard ended with a panic");
             }
+        }
+        // Who opens the files again must not meet somebody who still reads them.
+        if tokio::time::timeout(READERS, core.readers.closed()).await.is_err() {
+            tracing::warn!(shard = ?self, "a read goes on after its copy was closed");
         }
         core.close_store();
     }

@@ -65,10 +65,9 @@ impl Slot {
         let limits = &core.config.limits;
         let mut ends = Vec::new();
         if !desk.queue.is_empty() {
-            for (since, time) in [
-                (self.idle_since, limits.transaction_idle),
-                (self.began, limits.transaction_time),
-            ] {
+            for (since, time) in
+                [(self.idle_since, limits.transaction_idle), (self.began, limits.transaction_time)]
+            {
                 ends.push((since + time, ShardError::TransactionTooLong(time)));
             }
         }
@@ -108,7 +107,10 @@ impl Desk {
         }
         if let Some(step) = slot.step.take() {
             if slot.statements == 0 {
-                return Wanted::End(writer, ShardError::Overloaded("statements in one transaction"));
+                return Wanted::End(
+                    writer,
+                    ShardError::Overloaded("statements in one transaction"),
+                );
             }
             slot.statements -= 1;
             return Wanted::Step(writer, step);
@@ -199,39 +201,34 @@ impl Writer {
                 self.end(ShardError::Lost);
             }
             Step::Run(work, until, cancel, reply) => {
+                let core = Arc::clone(&self.core);
                 let began = Instant::now();
-                match self.run_step(work, until, cancel, reply) {
+                let result = self.run_step(work, until, cancel);
+                match self.is_over(result.as_ref().err()) {
                     Some(why) => self.end(why),
                     None => self.put_back(began.elapsed()),
                 }
+                // The client may go on with the writer once it is answered.
+                let answer = Box::new(move |settled: Answer<Token>| {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(settled.and(result));
+                });
+                core.answer_after_last(vec![Waiting { kept: false, answer }]);
             }
         }
     }
 
-    /// Executes a part. Says why the transaction is over, if it is.
-    fn run_step(
-        &mut self,
-        work: Once,
-        until: Instant,
-        cancel: Cancel,
-        reply: Reply<Boxed>,
-    ) -> Option<ShardError> {
+    /// Executes a part.
+    fn run_step(&mut self, work: Once, until: Instant, cancel: Cancel) -> Answer<Boxed> {
         let core = Arc::clone(&self.core);
         core.meter.begin(None, Some(until), cancel);
         let executor = &mut self.connected().executor;
         let result = catch_unwind(AssertUnwindSafe(|| work(executor)));
-        let stopped = core.meter.end();
-        let result = match (result, stopped) {
+        match (result, core.meter.end()) {
             (_, Some(stopped)) => Err(stopped.error()),
             (Err(_), None) => Err(panicked()),
             (Ok(result), None) => Ok(result),
-        };
-        let over = self.is_over(result.as_ref().err());
-        let answer = Box::new(move |settled: Answer<Token>| {
-            let _ = reply.send(settled.and(result));
-        });
-        core.answer_after_last(vec![Waiting { kept: false, answer }]);
-        over
+        }
     }
 
     /// Why the transaction is over after a part of it, if it is.

@@ -217,8 +217,9 @@ impl LocalSession {
         let done = if matches!(call.statement.kind(), Kind::Read) {
             writer.run_short(left, cancel, length, reading(call, spool)).await
         } else {
-            let work =
-                move |executor: &mut Executor, _: &Turn| execute(executor, &call, Rows::new(&spool));
+            let work = move |executor: &mut Executor, _: &Turn| {
+                execute(executor, &call, Rows::new(&spool))
+            };
             writer.run_short(left, cancel, length, work).await
         };
         self.kept(done).await

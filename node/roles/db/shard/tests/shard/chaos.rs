@@ -12,7 +12,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rung_proto::NodeId;
 use rung_shard::{
-    Cancel, CopyState, Length, ReadLevel, Shard, ShardConfig, ShardError, Stop, Token, Turn, Verdict,
+    Cancel, CopyState, Length, ReadLevel, Shard, ShardConfig, ShardError, Stop, Token, Turn,
+    Verdict,
 };
 use rung_sql::Executor;
 

@@ -233,9 +233,10 @@ async fn a_primary_that_is_cut_off_answers_no_short_statement() {
     }
     cluster.mend();
     eventually("all agree on a primary", || {
-        let primaries = cluster.nodes.values().filter(|it| {
-            matches!(*it.shard.state().borrow(), CopyState::Primary { .. })
-        });
+        let primaries = cluster
+            .nodes
+            .values()
+            .filter(|it| matches!(*it.shard.state().borrow(), CopyState::Primary { .. }));
         primaries.count() == 1
     })
     .await;

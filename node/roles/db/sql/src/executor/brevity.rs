@@ -58,11 +58,8 @@ impl Executor {
 /// A program without loops does each of its instructions once. The only loop that is
 /// bounded by that is one over rows that it has itself gathered before, for RETURNING.
 fn is_brief(program: &[Instruction]) -> bool {
-    let gathered: HashSet<i64> = program
-        .iter()
-        .filter(|it| it.name == "OpenEphemeral")
-        .map(|it| it.p1)
-        .collect();
+    let gathered: HashSet<i64> =
+        program.iter().filter(|it| it.name == "OpenEphemeral").map(|it| it.p1).collect();
     program.len() <= LONGEST
         && program.iter().all(|it| match it.name.as_str() {
             "Next" | "Prev" | "SorterNext" => gathered.contains(&it.p1),
