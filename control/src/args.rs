@@ -219,7 +219,8 @@ pub enum Command {
     /// Make the copy on a node the primary, losing nothing
     #[command(after_help = "New statements wait while the copy takes over; open transactions get \
         a short time to end.\nRefused, with the reasons, when the copy does not have everything \
-        yet.\n\nExamples:\n  ctl promote n4\n  ctl promote n4 --database photos --dry-run")]
+        yet. When a majority of\nthe copies is lost for good, the two flags do what `ctl db \
+        recover --from NODE` does.\n\nExamples:\n  ctl promote n4\n  ctl promote n4 --database photos --dry-run")]
     Promote {
         /// The node whose copy takes over
         node: String,
@@ -229,6 +230,8 @@ pub enum Command {
         /// Which shard of it
         #[arg(long, value_name = "N", default_value_t = 0)]
         shard: u32,
+        #[command(flatten)]
+        consent: ConsentOptions,
         #[command(flatten)]
         options: ChangeOptions,
     },
@@ -348,6 +351,64 @@ pub enum AppCommand {
     },
 }
 
+/// What an operator takes upon himself.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ConsentOptions {
+    /// What only lost copies have may be lost
+    #[arg(long)]
+    pub accept_data_loss: bool,
+    /// The lost copies are off, or cut off from everybody
+    #[arg(long)]
+    pub confirm_fenced: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct RecoverOptions {
+    /// The database's name
+    pub database: String,
+    /// The node whose copy is taken; the one that has the most when left out
+    #[arg(long, value_name = "NODE")]
+    pub from: Option<String>,
+    /// Which shard of it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub shard: u32,
+    #[command(flatten)]
+    pub consent: ConsentOptions,
+    #[command(flatten)]
+    pub options: ChangeOptions,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum TailCommand {
+    /// List the tails of a database on all nodes
+    #[command(after_help = "ROWS differ from where the next generation began; ACKNOWLEDGED of \
+        them a quorum had, as far\nas the copy's log tells.\n\nExample:\n  \
+        ctl db tail ls photos")]
+    Ls {
+        /// The database's name
+        database: String,
+    },
+    /// Show a tail: a change of a row on each line, as JSON
+    #[command(after_help = "The first 1000 lines. The file is in the directory tails of the \
+        node's data directory.\n\nExample:\n  ctl db tail show photos FILE")]
+    Show {
+        /// The database's name
+        database: String,
+        /// The tail's name
+        file: String,
+    },
+    /// Bring the rows of a tail back where nothing else has happened to them
+    #[command(after_help = "A row that is no longer what it was before the change stays as it is \
+        and is reported; exit 1.\nThe node that is asked must have the primary, and the tail by \
+        its name or as a path on its\nmachine.\n\nExample:\n  ctl db tail replay photos FILE")]
+    Replay {
+        /// The database's name
+        database: String,
+        /// The tail's name, or the path of a copy of it
+        file: String,
+    },
+}
+
 #[derive(Subcommand, Debug)]
 pub enum DbCommand {
     /// List databases, their primaries and replicas
@@ -383,6 +444,17 @@ pub enum DbCommand {
         #[arg(long, required = true)]
         replace: bool,
     },
+    /// Rebuild a database from its surviving copies when a majority is lost for good
+    #[command(after_help = "Without the two flags nothing is changed, and it is shown what would \
+        be taken and how much\nmay be lost. The surviving copy that has the most becomes the \
+        first of a new generation.\nCopies of the old one that come back stop, keep what only \
+        they have as a tail, and begin\nanew: see `ctl db tail`.\n\nExamples:\n  \
+        ctl db recover photos\n  \
+        ctl db recover photos --accept-data-loss --confirm-fenced")]
+    Recover(RecoverOptions),
+    /// List, show and replay what copies of a former generation had
+    #[command(subcommand)]
+    Tail(TailCommand),
     /// The statements that take most time, and what each node serves
     #[command(after_help = "Constants are shown as ?. Counted since each node started.\n\n\
         Examples:\n  ctl db top\n  ctl db top -o json")]

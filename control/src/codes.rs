@@ -59,6 +59,26 @@ pub const EXPLAINED: &[(Code, &str)] = &[
          then try again.",
     ),
     (
+        Code::DataLoss,
+        "What was asked for may lose data, and it was not said that this is accepted. Nothing was \
+         changed. The reason says what the surviving copies have, which copies do not answer, and \
+         how much those were last known to have. If they can be started again, start them: \
+         nothing is lost then. If they are gone for good, and are off or cut off, say so with \
+         --accept-data-loss --confirm-fenced.",
+    ),
+    (
+        Code::MajorityReachable,
+        "A majority of the copies is reachable, so nothing needs to be lost. Nothing was changed. \
+         The copies elect a primary by themselves within a second or two. If nothing can be \
+         written all the same, `ctl doctor` says what keeps them from it, for example a full disk.",
+    ),
+    (
+        Code::SurvivorBehind,
+        "The copy that was named has less than another one that can be reached. Nothing was \
+         changed. The reason says how far each of them is. Leave --from out, and the one that has \
+         the most is taken.",
+    ),
+    (
         Code::NoQuorum,
         "Too few control voters answer to decide anything. The change was refused; what runs goes \
          on running, including restarts of its processes. Start the missing voters (`ctl status` \

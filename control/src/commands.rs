@@ -2,6 +2,7 @@
 
 mod apps;
 mod databases;
+mod db_recover;
 mod explain;
 mod inspect;
 mod nodes;
@@ -57,8 +58,8 @@ pub async fn run(screen: &Screen, arguments: Arguments) -> Result<Exit, Trouble>
         Command::Env(command) => apps::env(screen, &client()?, command).await,
         Command::App(command) => apps::app(screen, &client()?, command).await,
         Command::Db(command) => databases::run(screen, &client()?, command).await,
-        Command::Promote { node, database, shard, options } => {
-            let change = Change::Promote { node, database, shard };
+        Command::Promote { node, database, shard, consent, options } => {
+            let change = Change::Promote { node, database, shard, consent: consent.consent() };
             mutation::run(screen, &client()?, change, &options).await
         }
         Command::Node(command) => nodes::node(screen, &client()?, command).await,

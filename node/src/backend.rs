@@ -7,8 +7,8 @@ use rung_admin::{Answer, Backend, LogQuery};
 use rung_control_plane::View;
 use rung_proto::api::{
     AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop,
-    DatabaseUrl, EnvName, Event, Finding, LogLine, NodeTop, Operation, RestoreDone, Status, Token,
-    TokenCreated, TokenRequest, Top,
+    DatabaseUrl, EnvName, Event, Finding, LogLine, NodeTop, Operation, RestoreDone, Status, Tail,
+    TailPage, TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Code, Failure, OperationId};
 use tokio::sync::{mpsc, watch};
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::node::Node;
 use crate::protocol::{LeaderAnswer, LeaderRequest};
 use crate::{
-    database_access, database_backup, database_top, doctor, logs, metrics, observe, status,
+    database_access, database_backup, database_top, doctor, logs, metrics, observe, status, tail,
 };
 
 /// A node as the admin API's backend.
@@ -197,6 +197,20 @@ impl Backend for NodeBackend {
         Box::pin(async move {
             let path = request.path.ok_or_else(|| Failure::new(Code::Usage, "which backup?"))?;
             database_backup::restore(&self.node, &database, absolute(path)?).await
+        })
+    }
+
+    fn tails(&self, database: String) -> Answer<'_, Vec<Tail>> {
+        Box::pin(async move { tail::everywhere::of_database(&self.node, &database).await })
+    }
+
+    fn tail(&self, database: String, file: String) -> Answer<'_, TailPage> {
+        Box::pin(async move { tail::everywhere::show(&self.node, &database, &file).await })
+    }
+
+    fn replay_tail(&self, database: String, request: TailRequest) -> Answer<'_, TailReplayed> {
+        Box::pin(async move {
+            tail::everywhere::replay_here(&self.node, &database, &request.file).await
         })
     }
 

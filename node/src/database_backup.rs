@@ -33,7 +33,7 @@ fn group_of(database: &str, state: &State) -> Result<GroupId, Failure> {
     })
 }
 
-fn local_shard(node: &Node, database: &str) -> Result<Shard, Failure> {
+pub fn local_shard(node: &Node, database: &str) -> Result<Shard, Failure> {
     let state = node.control.state();
     let group = group_of(database, &state)?;
     if let Some(shard) = node.databases.copy(group).and_then(|copy| copy.shard) {

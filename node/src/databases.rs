@@ -8,15 +8,20 @@
 mod directory;
 mod group;
 mod reconcile;
+pub mod recover;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rung_consensus::{Consensus, GroupConfig, OpenError};
-use rung_proto::soft::{CopyKind, CopyState, CopyStatus};
-use rung_proto::{Code, Failure, GroupId, NodeId, encoding};
+use rung_control_plane::State;
+use rung_proto::soft::{
+    CopyKind, CopyState, CopyStatus, LogPlace, NodeSoftState, SealedCopy,
+};
+use rung_proto::{Code, Failure, Generation, GroupId, NodeId, encoding};
 use rung_shard::{CopyState as ShardState, First, Shard, ShardConfig, Stop};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
@@ -46,6 +51,15 @@ pub struct CopyRecord {
     pub database: String,
     pub shard: u32,
     pub group: GroupId,
+    #[serde(default = "first_generation")]
+    pub generation: u64,
+    /// Once another generation has begun: the copy takes no part in its group.
+    #[serde(default)]
+    pub accepted: Option<recover::Acceptance>,
+}
+
+fn first_generation() -> u64 {
+    1
 }
 
 /// A copy on this node.
@@ -57,6 +71,8 @@ pub struct LocalCopy {
     pub problem: Option<(CopyState, String)>,
     /// When it is tried again to open it.
     again: Option<Instant>,
+    /// What it has, once it takes no part in its group any more.
+    pub sealed: Option<SealedCopy>,
 }
 
 /// The copies of this node. Clones are the same.
@@ -66,6 +82,10 @@ pub struct Databases {
     data: Arc<DataDir>,
     consensus: Consensus,
     copies: Arc<Mutex<BTreeMap<GroupId, LocalCopy>>>,
+    /// Whether what earlier starts left was opened.
+    opened: Arc<AtomicBool>,
+    /// Those that are on their way to another generation.
+    at_work: Arc<Mutex<BTreeSet<GroupId>>>,
     /// Rung when a copy becomes something else.
     changed: Arc<Notify>,
     directory: watch::Sender<Arc<rung_db::Directory>>,
@@ -78,6 +98,8 @@ impl Databases {
             data,
             consensus,
             copies: Arc::default(),
+            opened: Arc::default(),
+            at_work: Arc::default(),
             changed: Arc::default(),
             directory: watch::Sender::default(),
         }
@@ -92,9 +114,26 @@ impl Databases {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn at_work(&self) -> MutexGuard<'_, BTreeSet<GroupId>> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, copy: LocalCopy) {
+        self.lock().insert(copy.record.group, copy);
+        self.changed.notify_one();
+    }
+
     /// The copies as they are now.
     pub fn copies(&self) -> Vec<LocalCopy> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Whether there is a copy of the same shard in another group.
+    fn has_other_copy(&self, record: &CopyRecord) -> bool {
+        self.lock().values().map(|copy| &copy.record).any(|other| {
+            (&other.database, other.shard) == (&record.database, record.shard)
+                && other.group != record.group
+        })
     }
 
     pub fn copy(&self, group: GroupId) -> Option<LocalCopy> {
@@ -105,12 +144,27 @@ impl Databases {
         self.data.join(&format!("db/{}", group.0))
     }
 
-    /// Opens what earlier starts left. A copy that cannot be opened is kept as it is
-    /// and reported.
+    /// Whether what earlier starts left was opened.
+    pub(super) fn is_opened(&self) -> bool {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// Whether earlier starts left anything.
+    pub(super) fn has_copies(&self) -> bool {
+        let left = std::fs::read_dir(self.data.join("db"));
+        left.is_ok_and(|mut left| left.next().is_some())
+    }
+
+    /// Opens what earlier starts left, but for copies whose generation is over. A copy
+    /// that cannot be opened is kept as it is and reported.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub async fn open_all(&self) -> Result<(), Failure> {
+    pub(super) async fn open_all(
+        &self,
+        state: &State,
+        others: &[NodeSoftState],
+    ) -> Result<(), Failure> {
         self.data.make_private_dir("db")?;
         let unreadable = |error: std::io::Error| {
             Failure::new(Code::DiskFailed, "the directory of the databases cannot be read")
@@ -123,6 +177,7 @@ impl Databases {
                 continue;
             };
             match encoding::decode::<CopyRecord>(&bytes) {
+                Ok(record) if recover::is_over(&record, state, others) => self.put_over(record),
                 Ok(record) => self.open(record, First::Open).await,
                 Err(error) => {
                     let path = path.display();
@@ -130,6 +185,7 @@ impl Databases {
                 }
             }
         }
+        self.opened.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -163,6 +219,9 @@ impl Databases {
     /// closed until its group does not count on it.
     pub(super) async fn mend(&self) {
         for copy in self.copies() {
+            if copy.record.accepted.is_some() {
+                continue;
+            }
             match (&copy.shard, copy.again) {
                 (Some(shard), _) => {
                     let state = shard.state().borrow().clone();
@@ -186,13 +245,21 @@ impl Databases {
     fn put_closed(&self, record: CopyRecord, state: CopyState, why: String) {
         let group = record.group;
         let again = (state == CopyState::Stopped).then(|| Instant::now() + OPEN_AGAIN);
-        let copy = LocalCopy { record, shard: None, problem: Some((state, why)), again };
+        let problem = Some((state, why));
+        let copy = LocalCopy { record, shard: None, problem, again, sealed: None };
         let former = self.lock().insert(group, copy.clone()).and_then(|former| former.problem);
         if former != copy.problem {
             let (database, why) = (copy.record.database, copy.problem.map(|(_, why)| why));
             tracing::error!(role = "db", database, %group, why, "a copy does not serve");
         }
         self.changed.notify_one();
+    }
+
+    /// Keeps a copy as one that takes no part in its group any more.
+    fn put_over(&self, record: CopyRecord) {
+        let why = "another generation of the database has begun".to_owned();
+        let problem = Some((CopyState::Stopped, why));
+        self.put(LocalCopy { record, shard: None, problem, again: None, sealed: None });
     }
 
     fn keep_record(&self, record: &CopyRecord) -> Result<(), Failure> {
@@ -238,14 +305,17 @@ impl Databases {
     }
 
     async fn open(&self, record: CopyRecord, first: First) {
-        let group = record.group;
         let opened = Shard::open(self.config(&record), &self.consensus, first).await;
         match opened {
             Ok(shard) => {
                 tokio::spawn(tell_changes(shard.clone(), Arc::clone(&self.changed)));
-                let copy = LocalCopy { record, shard: Some(shard), problem: None, again: None };
-                self.lock().insert(group, copy);
-                self.changed.notify_one();
+                self.put(LocalCopy {
+                    record,
+                    shard: Some(shard),
+                    problem: None,
+                    again: None,
+                    sealed: None,
+                });
             }
             Err(error) => {
                 let state = match &error {
@@ -264,6 +334,7 @@ impl Databases {
         group.max_payload = rung_consensus::MAX_PAYLOAD;
         let dir = self.dir(record.group).join("files");
         let mut config = ShardConfig::new(dir, group, self.node);
+        config.generation = Generation(record.generation);
         config.number = u16::try_from(record.shard).unwrap_or(u16::MAX);
         config
     }
@@ -304,7 +375,7 @@ fn copy_status(
         group: record.group,
         kind: follower,
         state: CopyState::Stopped,
-        generation: 1,
+        generation: record.generation,
         epoch: 0,
         sequence: 0,
         lag_ms: None,
@@ -312,7 +383,14 @@ fn copy_status(
         learners: Vec::new(),
         problem: None,
         snapshot_bytes: 0,
+        last: consensus
+            .last_entry(record.group)
+            .map(|last| LogPlace { term: last.term, index: last.index }),
+        sealed: copy.sealed,
     };
+    if let Some(sealed) = &copy.sealed {
+        (told.epoch, told.sequence) = (sealed.committed.epoch, sealed.committed.sequence);
+    }
     let mut is_alone = false;
     if let Some(group) = consensus.group(record.group) {
         told.snapshot_bytes = group.snapshot_bytes();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rung_control_plane::databases::recovery;
 use rung_control_plane::{State, View};
 use rung_proto::Role;
 use rung_proto::api::{Finding, NodeState, Severity};
@@ -75,12 +76,15 @@ fn databases(state: &State, view: &View) -> Vec<Finding> {
         if primary.is_none_or(|(_, copy)| copy.state != CopyState::Serving) {
             let why = primary.and_then(|(_, copy)| copy.problem.clone());
             let why = why.unwrap_or_else(|| "it has no primary".to_owned());
-            findings.push(finding(
-                Severity::Problem,
-                "databases",
-                format!("nothing can be written to {name}: {why}"),
-                "a majority of its copies must be up: `ctl status`, then start their nodes",
-            ));
+            let message = format!("nothing can be written to {name}: {why}");
+            let next = match group {
+                Some(record) if recovery::needs_operator(record, state, view) => {
+                    recovery::advice(&shard.database)
+                }
+                _ => "a majority of its copies must be up: `ctl status`, then start their nodes"
+                    .to_owned(),
+            };
+            findings.push(finding(Severity::Problem, "databases", message, &next));
         }
         for copy in shard.replicas.iter().filter(|copy| copy.state != "serving") {
             let problem = copy.problem.as_deref().map(|why| format!(": {why}"));

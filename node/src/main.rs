@@ -34,6 +34,7 @@ mod soft_state;
 mod sql_role;
 mod status;
 mod streams;
+mod tail;
 mod web_role;
 
 use std::io::IsTerminal;

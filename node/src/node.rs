@@ -289,7 +289,6 @@ impl Node {
         };
         services::register(&node, &parts.services, &router).map_err(twice)?;
         node.begin_control(&beginning, recovery).await?;
-        node.databases.open_all().await?;
         // Only now may a leader open or close this node's replica.
         services::register_control_group(&node, &parts.services).map_err(twice)?;
         bootstrap::finish(&node.data, &beginning)?;

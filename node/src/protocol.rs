@@ -21,6 +21,8 @@ pub mod service {
     /// Calls of actors by address.
     pub const ACTORS: u16 = 8;
     pub const DATABASE_TOP: u16 = 9;
+    /// What tails of former generations a node has.
+    pub const TAILS: u16 = 10;
 }
 
 /// Names of the actors that other nodes may call; both have the role control.

@@ -14,12 +14,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-use crate::database_top;
 use crate::leader_requests::check_clock;
 use crate::node::{Node, NodeCell, found};
 use crate::protocol::{
     ControlGroupRequest, FetchBundle, JoinRequest, LeaderAnswer, LeaderRequest, service,
 };
+use crate::{database_top, tail};
 
 /// Bundles that peers make this node fetch at once.
 const FETCHES: usize = 4;
@@ -85,6 +85,12 @@ pub fn register(
         }),
     )?;
     let here = Arc::clone(node);
+    table.register(
+        service::TAILS,
+        "tails",
+        handler(move |call: IncomingCall| tails(Arc::clone(&here), call)),
+    )?;
+    let here = Arc::clone(node);
     let places = Arc::new(Semaphore::new(FETCHES));
     table.register(
         service::FETCH_BUNDLE,
@@ -109,6 +115,14 @@ pub fn register_control_group(node: &Arc<Node>, table: &ServiceTable) -> Result<
         "control-group",
         handler(move |call: IncomingCall| control_group(Arc::clone(&here), call)),
     )
+}
+
+/// Tells of the tails here.
+async fn tails(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRefusal> {
+    let question: tail::everywhere::Question = decode(&call.body)?;
+    let answered = tokio::task::spawn_blocking(move || tail::everywhere::answer(&node, &question));
+    let answer = answered.await.map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+    Ok(encode(&answer?))
 }
 
 /// Takes in a peer's soft state. The answer means that this node routes by it.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rung_control_plane::databases::recovery;
 use rung_control_plane::state::{NodeRecord, Pin, ShardRecord};
 use rung_control_plane::{State, View};
 use rung_proto::api::{
@@ -220,6 +221,17 @@ pub fn warnings(state: &State, view: &View) -> Vec<String> {
             0 => warnings.push(format!("no node that is up has {role}")),
             1 => warnings.push(format!("one node has {role}: a single point of failure")),
             _ => {}
+        }
+    }
+    for database in state.databases.values() {
+        for (number, shard) in &database.shards {
+            if recovery::needs_operator(shard, state, view) {
+                warnings.push(format!(
+                    "a majority of the copies of {}/{number} is lost: nothing can be written; {}",
+                    database.name,
+                    recovery::advice(&database.name)
+                ));
+            }
         }
     }
     for app in state.apps.values().filter(|app| !app.removing) {

@@ -7,6 +7,7 @@ use rung_proto::api::{
 };
 use rung_proto::{Code, Failure};
 
+use super::db_recover;
 use crate::args::DbCommand;
 use crate::client::Client;
 use crate::mutation;
@@ -71,6 +72,8 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
                 },
             );
         }
+        DbCommand::Recover(wanted) => return db_recover::recover(screen, client, wanted).await,
+        DbCommand::Tail(command) => return db_recover::tail(screen, client, command).await,
         DbCommand::Create { name, options } => {
             let change = Change::CreateDatabase { name };
             return mutation::run(screen, client, change, &options).await;

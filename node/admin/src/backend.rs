@@ -6,8 +6,8 @@ use std::pin::Pin;
 
 use rung_proto::api::{
     AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop,
-    DatabaseUrl, EnvName, Event, Finding, LogLine, Operation, RestoreDone, Status, Token,
-    TokenCreated, TokenRequest, Top,
+    DatabaseUrl, EnvName, Event, Finding, LogLine, Operation, RestoreDone, Status, Tail, TailPage,
+    TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Failure, OperationId, Role};
 use tokio::sync::{mpsc, watch};
@@ -72,6 +72,13 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Puts a backup in the place of what a database holds.
     fn restore(&self, database: String, request: BackupRequest) -> Answer<'_, RestoreDone>;
+
+    /// What copies of former generations of a database have left, on all nodes.
+    fn tails(&self, database: String) -> Answer<'_, Vec<Tail>>;
+    /// One of them, with its first lines.
+    fn tail(&self, database: String, file: String) -> Answer<'_, TailPage>;
+    /// Brings the rows of one back where nothing else has happened to them.
+    fn replay_tail(&self, database: String, request: TailRequest) -> Answer<'_, TailReplayed>;
 
     /// How programs on this node reach a database.
     fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl>;

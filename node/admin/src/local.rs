@@ -85,6 +85,20 @@ async fn route(
                 |backend: Arc<dyn Backend>| async move { backend.restore(name, request).await };
             Ok(respond::json(&run_change(shared, shared.config.limits.backup, work).await?))
         }
+        ("GET", ["databases", name, "tails"]) => {
+            let name = segment(name)?;
+            Ok(respond::json(&ask(shared, shared.backend.tails(name)).await?))
+        }
+        ("POST", ["databases", name, "tails", "replay"]) => {
+            let (name, request) = (segment(name)?, read_json(shared, body).await?);
+            let work =
+                |backend: Arc<dyn Backend>| async move { backend.replay_tail(name, request).await };
+            Ok(respond::json(&run_change(shared, shared.config.limits.backup, work).await?))
+        }
+        ("GET", ["databases", name, "tails", file]) => {
+            let (name, file) = (segment(name)?, segment(file)?);
+            Ok(respond::json(&ask(shared, shared.backend.tail(name, file)).await?))
+        }
         ("GET", ["databases", name, "url"]) => {
             let name = segment(name)?;
             Ok(respond::json(&ask(shared, shared.backend.database_url(name)).await?))
@@ -106,8 +120,9 @@ fn allowed(path: &[&str]) -> Option<&'static str> {
         ["operations"] => "GET, POST",
         ["tokens"] => "GET, POST",
         ["status" | "events" | "top" | "logs" | "audit" | "doctor" | "databases"] => "GET",
-        ["operations", _] | ["apps", _, "env"] | ["databases", _, "url"] => "GET",
-        ["databases", _, "backup" | "restore"] => "POST",
+        ["operations", _] | ["apps", _, "env"] | ["databases", _, "url" | "tails"] => "GET",
+        ["databases", _, "backup" | "restore"] | ["databases", _, "tails", "replay"] => "POST",
+        ["databases", _, "tails", _] => "GET",
         ["tokens", _] => "DELETE",
         ["bundles"] => "PUT",
         ["sessions"] => "POST",

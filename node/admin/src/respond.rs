@@ -136,6 +136,9 @@ pub fn status_of(code: Code) -> StatusCode {
         | Code::Precondition
         | Code::NoCandidate
         | Code::OperationRunning
+        | Code::DataLoss
+        | Code::MajorityReachable
+        | Code::SurvivorBehind
         | Code::NameTaken => StatusCode::CONFLICT,
         Code::NoQuorum | Code::Unreachable | Code::OutcomeUnknown | Code::Overloaded => {
             StatusCode::SERVICE_UNAVAILABLE

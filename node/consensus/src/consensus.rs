@@ -267,6 +267,14 @@ impl Consensus {
         Ok(group)
     }
 
+    pub(crate) fn wal(&self) -> &Wal {
+        &self.0.config.wal
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.0.config.node
+    }
+
     fn dir(&self, group: GroupId) -> PathBuf {
         self.0.config.dir.join(group.to_string())
     }
@@ -452,7 +460,7 @@ async fn receive(
     Ok(())
 }
 
-fn open_error(group: GroupId, error: &io::Error) -> OpenError {
+pub(crate) fn open_error(group: GroupId, error: &io::Error) -> OpenError {
     let what = error.to_string();
     match error.kind() {
         io::ErrorKind::InvalidData => OpenError::Damaged { group, what },

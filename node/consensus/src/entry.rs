@@ -55,6 +55,11 @@ impl From<&RaftMembership> for MembershipForm {
 }
 
 impl MembershipForm {
+    /// Of these voters and nobody else.
+    pub(crate) fn of_voters(voters: &BTreeSet<NodeId>) -> Self {
+        Self { voters: vec![voters.clone()], learners: BTreeSet::new() }
+    }
+
     pub(crate) fn into_raft(self) -> Result<RaftMembership, EntryError> {
         let voters: Vec<BTreeSet<u64>> =
             self.voters.into_iter().map(|set| set.into_iter().map(|id| id.0).collect()).collect();

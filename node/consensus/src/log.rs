@@ -1,5 +1,6 @@
 //! A group's log in the node's write-ahead log.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -10,8 +11,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{LogIdOptionExt, OptionalSend};
-use rung_proto::GroupId;
-use rung_proto::encoding;
+use rung_proto::{GroupId, NodeId, encoding};
 use rung_wal::{GroupState, LogEntry, ReadError, Wal, WalError, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -93,6 +93,38 @@ pub(crate) async fn drop_log(wal: &Wal, group: GroupId) -> Result<(), WalError> 
     wal.write(group, writes).await
 }
 
+/// The last entry of a group, purged or not.
+pub(crate) fn last_of(state: &GroupState) -> Option<Position> {
+    match (state.last_header, state.last_index) {
+        (Some(term), Some(index)) => Some(Position { term, index }),
+        _ => value(&state.meta, key::PURGED).ok().flatten(),
+    }
+}
+
+/// Writes a log that begins behind `base`, in the place of whatever there is, with a
+/// vote for `node` in `term`.
+///
+/// # Errors
+/// When the log fails.
+pub(crate) async fn begin_log(
+    wal: &Wal,
+    group: GroupId,
+    base: Position,
+    (term, node): (u64, NodeId),
+    voters: &BTreeSet<NodeId>,
+) -> Result<(), WalError> {
+    let membership = entry::MembershipForm::of_voters(voters);
+    let writes = vec![
+        Write::DropGroup,
+        set(key::VOTE, &Ballot { term, node, granted: false }),
+        set(key::MEMBERSHIP, &AppliedMembership { at: Some(base), membership }),
+        set(key::COMMITTED, &base),
+        set(key::PURGED, &base),
+        Write::PurgeTo { index: base.index },
+    ];
+    wal.write(group, writes).await
+}
+
 impl GroupLog {
     /// Reads what the log knows of the group.
     ///
@@ -148,6 +180,16 @@ impl GroupLog {
     /// When the log fails.
     pub(crate) async fn has_returned(&self) -> io::Result<()> {
         self.write(vec![set(key::RETURNING, &false)]).await
+    }
+
+    /// The last entry, purged or not.
+    pub(crate) fn last(&self) -> Option<Position> {
+        last_of(&self.0.wal.state(self.0.group))
+    }
+
+    /// The last entry that was noted as committed.
+    pub(crate) fn committed(&self) -> Option<Position> {
+        self.known().committed.as_ref().map(position)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {

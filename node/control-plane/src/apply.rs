@@ -15,6 +15,7 @@ mod apps;
 mod databases;
 mod nodes;
 mod operations;
+mod recovery;
 
 /// Commands within commands that are followed.
 const MAX_DEPTH: usize = 4;

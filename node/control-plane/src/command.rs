@@ -1,9 +1,10 @@
 //! What the control log is made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use rung_bundle::Manifest;
+use rung_proto::soft::SealedCopy;
 use rung_proto::{Digest, Failure, Incarnation, InstanceId, NodeId, OperationId, Role};
 use serde::{Deserialize, Serialize};
 
@@ -174,6 +175,12 @@ pub enum DatabaseCommand {
     SetWitness { shard: u32, node: Option<NodeId> },
     /// Who should become the primary.
     Prefer { shard: u32, node: Option<NodeId> },
+    /// Begins a new generation: from now on no copy takes part in the shard's group.
+    BeginRecovery { shard: u32, generation: u64, survivors: BTreeSet<NodeId>, from: Option<NodeId> },
+    /// Which survivor the new generation is made from, and what it has.
+    ChooseSurvivor { shard: u32, generation: u64, node: NodeId, fork: SealedCopy },
+    /// The group of the new generation exists: it is the shard's from now on.
+    Recovered { shard: u32, generation: u64 },
 }
 
 /// What a command gives back.

@@ -7,6 +7,7 @@
 //! counts on it.
 
 mod membership;
+pub mod recovery;
 
 use std::collections::BTreeSet;
 
@@ -41,7 +42,9 @@ fn shard_change(
     state: &State,
     view: &View,
 ) -> Option<Command> {
-    let change = if shard.founded {
+    let change = if shard.recovery.is_some() {
+        recovery::recovered(number, shard, view)
+    } else if shard.founded {
         let node = witness(shard, state, view);
         (node != shard.witness).then_some(DatabaseCommand::SetWitness { shard: number, node })
     } else {

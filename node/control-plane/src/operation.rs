@@ -13,6 +13,7 @@ use rung_proto::{Code, Failure, NodeId, OperationId, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::databases::recovery;
 use crate::instances;
 use crate::reconcile::NODE_GRACE_MS;
 use crate::state::{AppRecord, InstanceRecord, State};
@@ -44,6 +45,10 @@ pub enum Work {
     DatabaseServes { database: String },
     /// The copy on the node is the primary of the shard.
     PrimaryOn { database: String, shard: u32, node: NodeId },
+    /// Every survivor has accepted the new generation; then one is taken.
+    ChooseSurvivor { database: String, shard: u32, generation: u64 },
+    /// The new generation is the shard's.
+    Recovered { database: String, shard: u32, generation: u64 },
     /// No instance of the app is left.
     AppGone { app: String },
 }
@@ -180,7 +185,7 @@ impl OperationRecord {
 
 /// What is seen of a step's work.
 #[derive(Debug, PartialEq)]
-enum Progress {
+pub(crate) enum Progress {
     Reached,
     Waiting(String),
     Failed(Failure),
@@ -209,7 +214,19 @@ pub fn advance(operation: &OperationRecord, state: &State, view: &View) -> Optio
     if step.state == StepState::Waiting {
         return Some(update(StepState::Running, String::new()));
     }
-    match progress(&step.work, operation.undoing, state, view) {
+    let progress = match &step.work {
+        Work::ChooseSurvivor { database, shard, generation } => {
+            match recovery::choose(database, *shard, *generation, state, view) {
+                Ok((note, command)) => {
+                    let commands = vec![command];
+                    return Some(StepUpdate { commands, ..update(StepState::Done, note) });
+                }
+                Err(progress) => progress,
+            }
+        }
+        work => progress(work, operation.undoing, state, view),
+    };
+    match progress {
         Progress::Reached => Some(update(StepState::Done, String::new())),
         Progress::Failed(failure) => {
             let note = failure.what.clone();
@@ -251,7 +268,10 @@ fn reached(work: &Work, view: &View) -> u64 {
 
 fn progress(work: &Work, undoing: bool, state: &State, view: &View) -> Progress {
     match work {
-        Work::Apply(_) => Progress::Reached,
+        Work::Apply(_) | Work::ChooseSurvivor { .. } => Progress::Reached,
+        Work::Recovered { database, shard, generation } => {
+            recovery::is_recovered(database, *shard, *generation, state)
+        }
         Work::Converged { app, dc } => match state.apps.get(app) {
             Some(record) => converged(record, dc, undoing, state, view),
             None => Progress::Failed(app_is_gone(app)),

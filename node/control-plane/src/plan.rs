@@ -12,6 +12,7 @@ use crate::view::View;
 mod apps;
 mod databases;
 mod nodes;
+mod recovery;
 mod roles;
 
 /// A change that, as planned, makes the operation; or there is nothing to do.
@@ -62,8 +63,11 @@ pub fn plan(
         Change::Drain { node } => nodes::drain(node, state, view),
         Change::Cordon { node, on } => nodes::cordon(node, *on, state),
         Change::RemoveNode { node } => nodes::remove_node(node, state, view),
-        Change::Promote { node, database, shard } => {
-            databases::promote(node, database.as_deref(), *shard, state, view)
+        Change::Promote { node, database, shard, consent } => {
+            databases::promote(node, database.as_deref(), *shard, *consent, state, view)
+        }
+        Change::RecoverDatabase { database, shard, from, consent } => {
+            recovery::recover(database, *shard, from.as_deref(), *consent, state, view)
         }
         Change::CreateDatabase { name } => databases::create(name, prepared.verifier, state, view),
     }?;

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use rung_bundle::Manifest;
 use rung_proto::api::{AuditEntry, Event};
+use rung_proto::soft::SealedCopy;
 use rung_proto::{
     ClusterId, Code, Digest, Epoch, Failure, GroupId, Incarnation, InstanceId, NodeId, OperationId,
     Role,
@@ -213,7 +214,48 @@ pub struct ShardRecord {
     /// The node that should become the primary, while somebody asks for it.
     #[serde(default)]
     pub preferred: Option<NodeId>,
+    /// Rises with every recovery that accepted a loss of data.
+    #[serde(default = "first_generation")]
+    pub generation: u64,
+    /// A new generation that is being made: nobody takes part in the group any more.
+    #[serde(default)]
+    pub recovery: Option<RecoveryRecord>,
+    /// The groups of former generations, the last one last.
+    #[serde(default)]
+    pub retired: Vec<RetiredGroup>,
 }
+
+fn first_generation() -> u64 {
+    1
+}
+
+/// A new generation of a shard on its way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecoveryRecord {
+    pub generation: u64,
+    /// The group that it will have.
+    pub group: GroupId,
+    /// The nodes whose copies accept it before one of them is taken.
+    pub survivors: BTreeSet<NodeId>,
+    /// The only one to take, if somebody said so.
+    #[serde(default)]
+    pub from: Option<NodeId>,
+    /// The one that was taken, and where the new generation begins.
+    #[serde(default)]
+    pub chosen: Option<(NodeId, SealedCopy)>,
+}
+
+/// The group of a former generation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RetiredGroup {
+    pub group: GroupId,
+    pub generation: u64,
+    /// What the copy had that the next generation was made from.
+    pub fork: SealedCopy,
+}
+
+/// Former generations of a shard that are remembered.
+pub const MAX_RETIRED: usize = 16;
 
 /// The replicated desired state.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -20,6 +20,12 @@ pub enum Code {
     Precondition,
     NoCandidate,
     OperationRunning,
+    /// What was asked for loses data, and nobody has accepted that.
+    DataLoss,
+    /// A majority of the copies is there, so nothing needs to be lost.
+    MajorityReachable,
+    /// Another copy has more than the one that was chosen.
+    SurvivorBehind,
     // The cluster cannot decide now.
     NoQuorum,
     Unreachable,
@@ -69,6 +75,9 @@ impl Code {
             | Code::Precondition
             | Code::NoCandidate
             | Code::OperationRunning
+            | Code::DataLoss
+            | Code::MajorityReachable
+            | Code::SurvivorBehind
             | Code::NameTaken => 5,
             Code::NoQuorum | Code::Unreachable | Code::OutcomeUnknown | Code::Overloaded => 6,
             _ => 1,

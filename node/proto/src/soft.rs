@@ -1,9 +1,11 @@
 //! Soft state: what a node says of itself. It is pushed to the peers and
 //! gossiped, never decided by consensus, and is forgotten when the node is gone.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupId, Incarnation, InstanceId, NodeId, Role};
+use crate::{Digest, GroupId, Incarnation, InstanceId, NodeId, Role};
 
 /// How far an instance is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -104,6 +106,49 @@ pub enum CopyState {
     Broken,
 }
 
+/// Where a copy of a shard is in the history of its database. Equal positions are
+/// equal content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyPosition {
+    /// Counts the recoveries that accepted a loss of data.
+    pub generation: u64,
+    /// The term of the primary that made it.
+    pub epoch: u64,
+    /// Counts the batches of transactions.
+    pub sequence: u64,
+    /// Over all of the history.
+    pub hash: Digest,
+}
+
+impl fmt::Display for CopyPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}-", self.generation, self.epoch, self.sequence)?;
+        self.hash.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A place in the log of a group. Of two logs of a group, the one whose last entry
+/// is at the higher place has everything that the other can have acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct LogPlace {
+    pub term: u64,
+    pub index: u64,
+}
+
+/// A copy that has accepted a new generation: it takes no part in its group any more,
+/// and this is what it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SealedCopy {
+    /// The generation that it has accepted.
+    pub generation: u64,
+    /// The last entry of its log.
+    pub last: LogPlace,
+    /// The position that the whole log makes.
+    pub end: CopyPosition,
+    /// The last position that it knows a quorum had.
+    pub committed: CopyPosition,
+}
+
 /// One copy of a shard of a database, as its node sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CopyStatus {
@@ -134,6 +179,12 @@ pub struct CopyStatus {
     /// started: while it rises, the copy is being made.
     #[serde(default)]
     pub snapshot_bytes: u64,
+    /// The last entry of its log, committed or not.
+    #[serde(default)]
+    pub last: Option<LogPlace>,
+    /// Once it has accepted another generation.
+    #[serde(default)]
+    pub sealed: Option<SealedCopy>,
 }
 
 /// All that a node says of itself. A higher (incarnation, version) replaces a

@@ -11,18 +11,21 @@ use rung_proto::soft::{CopyKind, CopyState, CopyStatus};
 use rung_proto::{GroupId, NodeId, Role};
 use rung_runtime::TaskResult;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{CopyRecord, TELL, copy_status, group};
+use super::{CopyRecord, TELL, copy_status, group, recover};
 use crate::node::Node;
 use crate::observe;
 
 /// How often to look even when nothing rang: positions move all the time.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How long a start waits to hear what has become of its copies.
+const HOLD_BACK: Duration = Duration::from_secs(1);
 
 /// Runs for as long as the node does.
 pub async fn run(node: Arc<Node>) -> TaskResult {
     let databases = &node.databases;
+    open(&node).await?;
     let mut state = node.control.watch_state();
     let mut members = node.membership.watch();
     let mut others = node.soft.watch_others();
@@ -36,6 +39,8 @@ pub async fn run(node: Arc<Node>) -> TaskResult {
         let look = || observe::view(&now, &membership, &node.soft, &node.control.leadership());
         told.tell(&node, &now, &look());
         let view = look();
+        let told: Vec<_> = node.soft.all().into_values().collect();
+        recover::look(databases, &now, &told);
         databases.mend().await;
         open_and_leave(&node, &now, &view, &mut complaints).await;
         lead(&node, &now, &view, &mut steps);
@@ -48,6 +53,27 @@ pub async fn run(node: Arc<Node>) -> TaskResult {
             () = sleep(LOOK_AGAIN) => {}
         }
     }
+}
+
+/// Opens what earlier starts left, once this node knows a control state that has this
+/// start in it: a copy of a generation that is over must not be elected by others that
+/// come back with it. Without a majority of the control group that is not waited for.
+async fn open(node: &Node) -> TaskResult {
+    if node.databases.is_opened() {
+        return Ok(());
+    }
+    let mut state = node.control.watch_state();
+    if node.databases.has_copies() {
+        let current = state.wait_for(|state| {
+            let me = state.nodes.get(&node.id);
+            me.is_some_and(|me| me.incarnation >= node.incarnation)
+        });
+        let _ = timeout(HOLD_BACK, current).await;
+    }
+    let state = node.control.state();
+    let told: Vec<_> = node.soft.all().into_values().collect();
+    node.databases.open_all(&state, &told).await?;
+    Ok(())
 }
 
 /// What was last said to the others.
@@ -91,7 +117,7 @@ impl Told {
 /// Whether more than a position differs.
 fn matters(now: &CopyStatus, before: &CopyStatus) -> bool {
     let mut same = before.clone();
-    (same.sequence, same.lag_ms) = (now.sequence, now.lag_ms);
+    (same.sequence, same.lag_ms, same.last) = (now.sequence, now.lag_ms, now.last);
     same != *now
 }
 
@@ -140,8 +166,21 @@ async fn open_and_leave(
     let databases = &node.databases;
     for database in state.databases.values() {
         for (number, shard) in &database.shards {
-            let record =
-                CopyRecord { database: database.name.clone(), shard: *number, group: shard.group };
+            if shard.recovery.is_some() {
+                // Nobody comes or goes meanwhile.
+                continue;
+            }
+            let record = CopyRecord {
+                database: database.name.clone(),
+                shard: *number,
+                group: shard.group,
+                generation: shard.generation,
+                accepted: None,
+            };
+            if databases.has_other_copy(&record) {
+                // One of a former generation, which goes first.
+                continue;
+            }
             let has = databases.copy(shard.group).is_some();
             let done = match (shard.founded, shard.founder == Some(node.id), has) {
                 (false, true, false) => databases.found(record).await,
@@ -193,7 +232,10 @@ fn lead(node: &Node, state: &State, view: &View, steps: &mut BTreeMap<GroupId, J
     steps.retain(|_, step| !step.is_finished());
     for copy in node.databases.copies() {
         let record = &copy.record;
-        let Some(shard) = shard_of(record, state).filter(|shard| shard.founded) else { continue };
+        let is_current = |shard: &&ShardRecord| {
+            shard.founded && shard.group == record.group && shard.recovery.is_none()
+        };
+        let Some(shard) = shard_of(record, state).filter(is_current) else { continue };
         let Some(group) = node.consensus.group(record.group) else { continue };
         // One that was only just elected can neither change its group nor hand it over.
         let primary = copy.shard.filter(|shard| shard.state().borrow().is_primary());

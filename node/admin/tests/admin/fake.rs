@@ -9,8 +9,8 @@ use rung_proto::api::{
     App, AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, Cluster,
     ControlRole, DatabaseReplica, DatabaseShard, DatabaseTop, DatabaseUrl, EnvName, Event, Finding,
     Instance, LogLine, Node, NodeState, NodeTop, Operation, OperationState, RestoreDone, RoleCount,
-    Severity, SqlNode, StatementTop, Status, Step, StepState, Token, TokenCreated, TokenRequest,
-    Top, Web,
+    Severity, SqlNode, StatementTop, Status, Step, StepState, Tail, TailPage, TailReplayed,
+    TailRequest, Token, TokenCreated, TokenRequest, Top, Web,
 };
 use rung_proto::soft::{ActorStatus, HostStatus, InstanceState};
 use rung_proto::{ClusterId, Code, Digest, Failure, InstanceId, NodeId, OperationId, Role};
@@ -382,6 +382,21 @@ impl Backend for Fake {
     fn back_up(&self, database: String, request: BackupRequest) -> Answer<'_, BackupDone> {
         let path = request.path.unwrap_or_else(|| format!("/backups/{database}.db"));
         Box::pin(async { Ok(BackupDone { path, bytes: 4096, position: "1.0.7.42".to_owned() }) })
+    }
+
+    fn tails(&self, database: String) -> Answer<'_, Vec<Tail>> {
+        let tail = Tail { file: format!("{database}-0-g1-n2.tail"), database, ..Tail::default() };
+        Box::pin(async { Ok(vec![tail]) })
+    }
+
+    fn tail(&self, database: String, file: String) -> Answer<'_, TailPage> {
+        let tail = Tail { file, database, ..Tail::default() };
+        Box::pin(async { Ok(TailPage { tail, lines: vec!["{}".to_owned()] }) })
+    }
+
+    fn replay_tail(&self, _: String, request: TailRequest) -> Answer<'_, TailReplayed> {
+        let told = vec![request.file];
+        Box::pin(async { Ok(TailReplayed { conflicts: 1, told, ..TailReplayed::default() }) })
     }
 
     fn restore(&self, _: String, request: BackupRequest) -> Answer<'_, RestoreDone> {

@@ -34,6 +34,9 @@ impl Attempt<'_> {
                 find(&mut record, *shard)?.witness = *node
             }
             DatabaseCommand::Prefer { shard, node } => find(&mut record, *shard)?.preferred = *node,
+            DatabaseCommand::BeginRecovery { .. }
+            | DatabaseCommand::ChooseSurvivor { .. }
+            | DatabaseCommand::Recovered { .. } => self.recovery(&mut record, change)?,
         }
         self.put(Update::Database(name.to_owned(), Some(Box::new(record))));
         Ok(())
@@ -48,8 +51,16 @@ impl Attempt<'_> {
             return refuse(Code::Precondition, format!("there are {MAX_DATABASES} databases"));
         }
         let group = GroupId(self.next_id());
-        let shard =
-            ShardRecord { group, founder: None, founded: false, witness: None, preferred: None };
+        let shard = ShardRecord {
+            group,
+            founder: None,
+            founded: false,
+            witness: None,
+            preferred: None,
+            generation: 1,
+            recovery: None,
+            retired: Vec::new(),
+        };
         let record = DatabaseRecord {
             name: name.to_owned(),
             created_ms: self.proposal.at_ms,
@@ -62,7 +73,7 @@ impl Attempt<'_> {
     }
 }
 
-fn find(record: &mut DatabaseRecord, shard: u32) -> Result<&mut ShardRecord, Failure> {
+pub(super) fn find(record: &mut DatabaseRecord, shard: u32) -> Result<&mut ShardRecord, Failure> {
     let what = format!("{} has no shard {shard}", record.name);
     record.shards.get_mut(&shard).ok_or_else(|| Failure::new(Code::NotFound, what))
 }

@@ -1,5 +1,5 @@
-use rung_proto::api::Change;
-use rung_proto::soft::CopyStatus;
+use rung_proto::api::{Change, Consent};
+use rung_proto::soft::{CopyStatus, LogPlace};
 use rung_proto::{Code, GroupId};
 
 use super::*;
@@ -61,6 +61,8 @@ fn copy(group: GroupId, kind: CopyKind, voters: &[NodeId]) -> CopyStatus {
         learners: Vec::new(),
         problem: None,
         snapshot_bytes: 0,
+        last: Some(LogPlace { term: 1, index: 20 }),
+        sealed: None,
     }
 }
 
@@ -80,7 +82,12 @@ fn the_shard(machine: &Machine) -> &ShardRecord {
 }
 
 fn promote(node: &str, machine: &Machine, view: &View) -> Result<bool, rung_proto::Failure> {
-    let change = Change::Promote { node: node.to_owned(), database: None, shard: 0 };
+    let change = Change::Promote {
+        node: node.to_owned(),
+        database: None,
+        shard: 0,
+        consent: Consent::default(),
+    };
     plan(&change, Prepared::default(), &machine.state, view).map(|planned| planned.is_some())
 }
 

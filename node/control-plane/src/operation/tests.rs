@@ -19,6 +19,8 @@ fn copy_that_has_taken_over(bytes: u64) -> CopyStatus {
         learners: Vec::new(),
         problem: None,
         snapshot_bytes: bytes,
+        last: None,
+        sealed: None,
     }
 }
 

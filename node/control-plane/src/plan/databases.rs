@@ -1,10 +1,12 @@
 //! Plans for databases: create one, make another copy the primary.
 
+use rung_proto::api::Consent;
 use rung_proto::{Code, Failure, Role};
 
-use super::{Planned, STEP_MS, find_node};
+use super::{Planned, STEP_MS, find_node, recovery};
 use crate::command::{Command, DatabaseCommand};
 use crate::databases::cannot_lead;
+use crate::databases::recovery::{Copies, advice};
 use crate::operation::{NewOperation, StepRecord, Work};
 use crate::state::{DatabaseRecord, ShardRecord, State};
 use crate::view::View;
@@ -14,7 +16,7 @@ const DEFAULT_COPIES: u32 = 3;
 /// How long a hand-over may take before it is given up.
 const PROMOTE_MS: u64 = 15_000;
 
-fn database_subject(name: &str) -> String {
+pub(super) fn database_subject(name: &str) -> String {
     format!("database/{name}")
 }
 
@@ -68,7 +70,10 @@ pub(super) fn create(
     }))
 }
 
-fn find_database<'a>(name: Option<&str>, state: &'a State) -> Result<&'a DatabaseRecord, Failure> {
+pub(super) fn find_database<'a>(
+    name: Option<&str>,
+    state: &'a State,
+) -> Result<&'a DatabaseRecord, Failure> {
     let names: Vec<&str> = state.databases.keys().map(String::as_str).collect();
     match (name, names.as_slice()) {
         (Some(name), _) => state.databases.get(name).ok_or_else(|| {
@@ -84,18 +89,27 @@ fn find_database<'a>(name: Option<&str>, state: &'a State) -> Result<&'a Databas
     }
 }
 
+pub(super) fn find_shard(database: &DatabaseRecord, shard: u32) -> Result<&ShardRecord, Failure> {
+    database.shards.get(&shard).ok_or_else(|| {
+        Failure::new(Code::NotFound, format!("{} has no shard {shard}", database.name))
+    })
+}
+
 pub(super) fn promote(
     name: &str,
     database: Option<&str>,
     shard: u32,
+    consent: Consent,
     state: &State,
     view: &View,
 ) -> Result<Planned, Failure> {
     let node = find_node(name, state)?;
     let database = find_database(database, state)?;
-    let record = database.shards.get(&shard).ok_or_else(|| {
-        Failure::new(Code::NotFound, format!("{} has no shard {shard}", database.name))
-    })?;
+    let record = find_shard(database, shard)?;
+    let is_lost = Copies::of(record, state, view).majority_is_lost() || record.recovery.is_some();
+    if is_lost && (consent.data_loss || consent.fenced) {
+        return recovery::recover_shard(database, shard, Some(node.id), consent, state, view);
+    }
     let primary = view.primary(record.group).map(|(primary, _)| primary);
     if primary == Some(node.id) {
         return Ok(None);
@@ -150,5 +164,8 @@ fn refused(
         format!("{name} cannot become the primary of {}", database.name),
     )
     .because(reasons.collect::<Vec<_>>().join("; "))
-    .next("`ctl status` shows the copies; promote one that serves and votes")
+    .next(match Copies::of(record, state, view).majority_is_lost() {
+        true => advice(&database.name),
+        false => "`ctl status` shows the copies; promote one that serves and votes".to_owned(),
+    })
 }

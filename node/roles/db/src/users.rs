@@ -51,9 +51,11 @@ impl Mark {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The later one of what was seen and `given`.
+    /// The later one of what was seen and `given`. One that was given and is of an
+    /// earlier generation stays what it is, so that whoever gave it is told.
     pub fn highest(&self, given: Option<Token>) -> Option<Token> {
         match (self.get(), given) {
+            (Some(seen), Some(given)) if given.generation < seen.generation => Some(given),
             (Some(seen), Some(given)) => Some(later(seen, given)),
             (seen, given) => seen.or(given),
         }

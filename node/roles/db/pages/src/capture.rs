@@ -107,7 +107,8 @@ impl PageStore {
         entry::encode_barrier(self.position.generation, epoch)
     }
 
-    /// A barrier that starts a generation, after a loss of data was accepted.
+    /// A barrier of a generation, which is that of the position or, once after a loss
+    /// of data was accepted, a higher one.
     pub fn generation_barrier(&self, generation: u64, epoch: u64) -> Vec<u8> {
         entry::encode_barrier(generation, epoch)
     }

@@ -52,7 +52,8 @@ async fn take_over(core: Arc<Core>, group: Group, epoch: u64) {
     loop {
         let for_store = Arc::clone(&core);
         let barrier = tokio::task::spawn_blocking(move || {
-            for_store.store().map(|store| store.barrier(epoch))
+            let generation = for_store.config.generation.0;
+            for_store.store().map(|store| store.generation_barrier(generation, epoch))
         });
         let Ok(Ok(barrier)) = barrier.await else { return };
         if core.desk().state != taking {
