@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use rung_proto::Role;
+use rung_proto::api::ArchiveMoment;
 
 use crate::output::Format;
-use crate::render::time::parse_duration;
+use crate::render::time::{parse_duration, parse_time};
 
 /// Groups the commands, which clap alone would list in one column.
 const TEMPLATE: &str = "\
@@ -431,15 +432,60 @@ pub enum DbCommand {
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
-    /// Put a backup in the place of what a database holds, on all copies
+    /// Archive a database to a directory all the time, so that any moment can be restored
+    #[command(args_conflicts_with_subcommands = true)]
+    #[command(
+        after_help = "The directory is one on the machines of all nodes with a copy, such as \
+        a mounted share;\nit must be there, and is this database's alone. A replica writes it if \
+        there is one. It has\na base of all pages and every transaction since, half a second \
+        after it was committed.\n\nExamples:\n  \
+        ctl db archive photos --to /mnt/archive/photos --keep 14d\n  \
+        ctl db archive photos --off\n  ctl db archive ls photos"
+    )]
+    Archive {
+        #[command(subcommand)]
+        look: Option<ArchiveCommand>,
+        #[command(flatten)]
+        setting: ArchiveArguments,
+    },
+    /// Compare every page of every copy now; exit 1 if something is damaged
+    #[command(after_help = "It is done by itself once a day, 4 MiB a second. A copy that is \
+        damaged stops serving and\nis made anew from the others, the primary's too: another copy \
+        takes the lead. Of two copies\nthat differ the one is taken that SQLite finds in order; \
+        what cannot be decided is\nreported, and nothing is changed.\n\nExamples:\n  \
+        ctl db scrub photos\n  ctl db scrub photos --rate 64")]
+    Scrub {
+        /// The database's name
+        database: String,
+        /// MiB that each copy reads in a second
+        #[arg(long, value_name = "MIB", default_value_t = 4)]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        rate: u64,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Put a backup, or a moment of an archive, in the place of what a database holds
     #[command(after_help = "What the database holds is lost; back it up first. The node that is \
-        asked must have\nthe primary.\n\nExample:\n  \
-        ctl db restore photos /var/backups/photos.db --replace")]
+        asked must have\nthe primary, and the file or directory is on its machine. A database \
+        that is not there is\ncreated first. A moment has what was committed up to then, on the \
+        clock of the primary.\n\nExamples:\n  \
+        ctl db restore photos /var/backups/photos.db --replace\n  \
+        ctl db restore photos --archive /mnt/archive/photos \\\n      \
+        --at 2026-11-29T12:00:00Z --replace\n  \
+        ctl db restore photos --archive /mnt/archive/photos --at position:4711 --replace")]
     Restore {
         /// The database's name
         database: String,
         /// The backup
-        file: PathBuf,
+        #[arg(required_unless_present = "archive", conflicts_with = "archive")]
+        file: Option<PathBuf>,
+        /// The directory of an archive instead
+        #[arg(long, value_name = "DIR")]
+        archive: Option<PathBuf>,
+        /// latest, a time such as 2026-11-29T12:00:00Z, or position:N
+        #[arg(long, value_name = "MOMENT", default_value = "latest", requires = "archive")]
+        #[arg(value_parser = parse_moment)]
+        at: ArchiveMoment,
         /// Confirms that what the database holds now may be lost
         #[arg(long, required = true)]
         replace: bool,
@@ -477,6 +523,54 @@ pub enum DbCommand {
         #[arg(long)]
         replica: bool,
     },
+}
+
+/// How a database is archived.
+#[derive(Args, Clone, Debug)]
+pub struct ArchiveArguments {
+    /// The database's name
+    #[arg(required = true)]
+    pub database: Option<String>,
+    /// The directory
+    #[arg(long, value_name = "DIR", required_unless_present = "off")]
+    pub to: Option<PathBuf>,
+    /// Archive it no longer; what is in the directory stays
+    #[arg(long, conflicts_with = "to")]
+    pub off: bool,
+    /// Moments that can be restored reach back so far; older files are removed
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_duration)]
+    pub keep: Duration,
+    /// How often a new base is made, from which a restore begins
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_duration)]
+    pub base_every: Duration,
+    #[command(flatten)]
+    pub options: ChangeOptions,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ArchiveCommand {
+    /// Show the moments that can be restored from an archive
+    #[command(after_help = "The directory is read on the machine of the node that is asked.\n\n\
+        Examples:\n  ctl db archive ls photos\n  ctl db archive ls /mnt/archive/photos")]
+    Ls {
+        /// The database, or the archive's directory
+        #[arg(value_name = "DATABASE|DIR")]
+        what: String,
+    },
+}
+
+fn parse_moment(text: &str) -> Result<ArchiveMoment, String> {
+    if text == "latest" {
+        return Ok(ArchiveMoment::Latest);
+    }
+    if let Some(position) = text.strip_prefix("position:") {
+        return position.parse().map(ArchiveMoment::Position).map_err(|_| bad_moment(text));
+    }
+    parse_time(text).map(ArchiveMoment::Time).ok_or_else(|| bad_moment(text))
+}
+
+fn bad_moment(text: &str) -> String {
+    format!("expected latest, a time such as 2026-11-29T12:00:00Z, or position:N, got {text:?}")
 }
 
 #[derive(Subcommand, Debug)]

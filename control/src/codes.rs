@@ -183,6 +183,14 @@ pub const EXPLAINED: &[(Code, &str)] = &[
          and what it may be. The node did not start, and changed nothing.",
     ),
     (
+        Code::ArchiveUnusable,
+        "The directory of an archive cannot be used: it is not there (a share that is not mounted?), \
+         it holds the archive of another database or cluster, or the system refused to read or \
+         write it. The reason names the file. Directories of archives are never made, so that \
+         nothing is written below a mount point; each database needs one of its own, with room \
+         for its bases and what was written since. Writing goes on by itself when the reason is gone.",
+    ),
+    (
         Code::AppFailed,
         "The app's own process failed. It ended, did not listen on $PORT, or did not become \
          healthy in time; the reason shows the last lines that it printed. A bad release is taken \

@@ -1,11 +1,13 @@
 //! The commands, one module for each group.
 
 mod apps;
+mod archives;
 mod databases;
 mod db_recover;
 mod explain;
 mod inspect;
 mod nodes;
+mod scrub;
 mod streams;
 mod tokens;
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use rung_admin::{Answer, Backend, LogQuery};
 use rung_control_plane::View;
 use rung_proto::api::{
-    AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop,
-    DatabaseUrl, EnvName, Event, Finding, LogLine, NodeTop, Operation, RestoreDone, Status, Tail,
-    TailPage, TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top,
+    ArchiveContent, ArchiveRequest, ArchiveRestore, AuditEntry, BackupDone, BackupRequest,
+    BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop, DatabaseUrl, EnvName, Event, Finding,
+    LogLine, NodeTop, Operation, RestoreDone, ScrubRequested, ScrubStarted, Status, Tail, TailPage,
+    TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Code, Failure, OperationId};
 use tokio::sync::{mpsc, watch};
@@ -16,7 +17,8 @@ use tokio::sync::{mpsc, watch};
 use crate::node::Node;
 use crate::protocol::{LeaderAnswer, LeaderRequest};
 use crate::{
-    database_access, database_backup, database_top, doctor, logs, metrics, observe, status, tail,
+    database_access, database_archive, database_backup, database_scrub, database_top, doctor, logs,
+    metrics, observe, status, tail,
 };
 
 /// A node as the admin API's backend.
@@ -62,7 +64,7 @@ fn absolute(path: String) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(path);
     match path.is_absolute() {
         true => Ok(path),
-        false => Err(Failure::new(Code::Usage, "the path of a backup is absolute")),
+        false => Err(Failure::new(Code::Usage, "the path of a backup or an archive is absolute")),
     }
 }
 
@@ -212,6 +214,25 @@ impl Backend for NodeBackend {
         Box::pin(async move {
             tail::everywhere::replay_here(&self.node, &database, &request.file).await
         })
+    }
+
+    fn restore_archive(
+        &self,
+        database: String,
+        request: ArchiveRestore,
+    ) -> Answer<'_, RestoreDone> {
+        Box::pin(async move {
+            let dir = absolute(request.dir)?;
+            database_archive::restore(&self.node, &database, dir, request.at).await
+        })
+    }
+
+    fn archive(&self, request: ArchiveRequest) -> Answer<'_, ArchiveContent> {
+        Box::pin(async move { database_archive::content(absolute(request.dir)?).await })
+    }
+
+    fn scrub(&self, database: String, request: ScrubRequested) -> Answer<'_, ScrubStarted> {
+        Box::pin(async move { database_scrub::start(&self.node, &database, request).await })
     }
 
     fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl> {

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::node::Node;
 
-const BACKUPS: &str = "backups";
+pub const BACKUPS: &str = "backups";
 /// Pages that are copied before others may have their turn: 16 MiB.
 const STEP_PAGES: i32 = 4096;
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -103,7 +103,7 @@ pub async fn back_up(
 }
 
 /// Copies what a connection sees into a file that stands by itself.
-fn write_backup(from: &Connection, path: &Path) -> rusqlite::Result<()> {
+pub fn write_backup(from: &Connection, path: &Path) -> rusqlite::Result<()> {
     let _ = std::fs::remove_file(path);
     let mut target = Connection::open(path)?;
     copy(from, &mut target)?;
@@ -142,7 +142,7 @@ pub async fn restore(node: &Node, database: &str, path: PathBuf) -> Result<Resto
     match work.await {
         Ok((Ok(()), token)) => {
             tracing::warn!(database, position = %token, "restored a database from a backup");
-            Ok(RestoreDone { position: token.to_string() })
+            Ok(RestoreDone { position: token.to_string(), from_archive: None })
         }
         Ok((Err(failure), _)) => Err(failure),
         Err(ShardError::NotPrimary { primary }) => {

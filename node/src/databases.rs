@@ -19,7 +19,7 @@ use std::time::Duration;
 use rung_consensus::{Consensus, GroupConfig, OpenError};
 use rung_control_plane::State;
 use rung_proto::soft::{
-    CopyKind, CopyState, CopyStatus, LogPlace, NodeSoftState, SealedCopy,
+    ArchiveStatus, CopyKind, CopyState, CopyStatus, LogPlace, NodeSoftState, SealedCopy,
 };
 use rung_proto::{Code, Failure, Generation, GroupId, NodeId, encoding};
 use rung_shard::{CopyState as ShardState, First, Shard, ShardConfig, Stop};
@@ -28,6 +28,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::data_dir::DataDir;
+use crate::database_scrub::Scrubs;
 
 pub use reconcile::run;
 
@@ -89,6 +90,9 @@ pub struct Databases {
     /// Rung when a copy becomes something else.
     changed: Arc<Notify>,
     directory: watch::Sender<Arc<rung_db::Directory>>,
+    /// The archives that this node writes.
+    archives: Arc<Mutex<BTreeMap<GroupId, ArchiveStatus>>>,
+    scrubs: Arc<Mutex<Scrubs>>,
 }
 
 impl Databases {
@@ -102,6 +106,8 @@ impl Databases {
             at_work: Arc::default(),
             changed: Arc::default(),
             directory: watch::Sender::default(),
+            archives: Arc::default(),
+            scrubs: Arc::default(),
         }
     }
 
@@ -138,6 +144,16 @@ impl Databases {
 
     pub fn copy(&self, group: GroupId) -> Option<LocalCopy> {
         self.lock().get(&group).cloned()
+    }
+
+    /// The archives that this node writes.
+    pub fn archives(&self) -> MutexGuard<'_, BTreeMap<GroupId, ArchiveStatus>> {
+        self.archives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The scrubs that this node runs.
+    pub fn scrubs(&self) -> MutexGuard<'_, Scrubs> {
+        self.scrubs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn dir(&self, group: GroupId) -> PathBuf {
@@ -387,6 +403,8 @@ fn copy_status(
             .last_entry(record.group)
             .map(|last| LogPlace { term: last.term, index: last.index }),
         sealed: copy.sealed,
+        archive: None,
+        scrub: None,
     };
     if let Some(sealed) = &copy.sealed {
         (told.epoch, told.sequence) = (sealed.committed.epoch, sealed.committed.sequence);

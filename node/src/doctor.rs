@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rung_control_plane::databases::recovery;
 use rung_control_plane::{State, View};
 use rung_proto::Role;
-use rung_proto::api::{Finding, NodeState, Severity};
-use rung_proto::soft::CopyState;
+use rung_proto::api::{DatabaseArchive, Finding, NodeState, Severity};
+use rung_proto::soft::{CopyState, ScrubStatus};
 
 use crate::clock::now_ms;
 use crate::node::Node;
@@ -17,6 +17,8 @@ const DISK_SHARE: f64 = 0.05;
 const DISK_BYTES: u64 = 1 << 30;
 const MEMORY_SHARE: f64 = 0.05;
 const CERTIFICATE_DAYS: u64 = 3;
+/// An archive that has not had everything for so long is a problem.
+const ARCHIVE_AGE_MS: u64 = 60_000;
 
 fn finding(severity: Severity, check: &str, message: String, next: &str) -> Finding {
     Finding { severity, check: check.to_owned(), message, next: next.to_owned() }
@@ -102,6 +104,8 @@ fn databases(state: &State, view: &View) -> Vec<Finding> {
                 "`ctl logs db`; a damaged copy is made anew, a missing one is replaced",
             ));
         }
+        findings.extend(shard.scrub.as_ref().and_then(|it| scrub(&name, it)));
+        findings.extend(shard.archive.as_ref().and_then(|it| archive(&name, it)));
         let have = shard.replicas.len() + usize::from(shard.primary.is_some());
         let want = state.role(Role::Db).want as usize;
         if have < want {
@@ -114,6 +118,54 @@ fn databases(state: &State, view: &View) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What the last scrub found.
+fn scrub(name: &str, scrub: &ScrubStatus) -> Option<Finding> {
+    if scrub.undecided {
+        let message = format!("the copies of {name} differ: {}", scrub.damage.join("; "));
+        let next = "back up from each node and compare what differs; `ctl move db` takes a copy \
+                    away that is known to be wrong";
+        return Some(finding(Severity::Problem, "scrub", message, next));
+    }
+    if !scrub.damage.is_empty() {
+        let message = format!("a scrub of {name} found damage: {}", scrub.damage.join("; "));
+        let next = "check the disk of that node; `ctl db scrub` looks again";
+        return Some(finding(Severity::Warning, "scrub", message, next));
+    }
+    let problem = scrub.problem.as_ref().filter(|_| !scrub.running)?;
+    let message = format!("the last scrub of {name} did not compare everything: {problem}");
+    Some(finding(Severity::Warning, "scrub", message, "`ctl db scrub` begins another"))
+}
+
+/// An archive that lacks something.
+fn archive(name: &str, archive: &DatabaseArchive) -> Option<Finding> {
+    let dir = &archive.dir;
+    let (severity, what, next) = match (&archive.problem, archive.age_ms) {
+        (Some(problem), _) => (
+            Severity::Problem,
+            problem.clone(),
+            "make room or mount the directory on every node with a copy; writing goes on by itself",
+        ),
+        (None, None) => (
+            Severity::Warning,
+            "it does not have everything yet".to_owned(),
+            "`ctl db show` tells how far it is",
+        ),
+        (None, Some(age_ms)) if age_ms > ARCHIVE_AGE_MS => (
+            Severity::Problem,
+            format!("what was written in the last {} s is not in it", age_ms / 1000),
+            "is the directory slow? `ctl logs db` on the node that writes it",
+        ),
+        (None, Some(_)) if archive.gaps > 0 => (
+            Severity::Warning,
+            format!("it fell behind {} times, and new bases were made", archive.gaps),
+            "`ctl db archive ls` shows the moments that can be restored",
+        ),
+        (None, Some(_)) => return None,
+    };
+    let message = format!("the archive of {name} in {dir}: {what}");
+    Some(finding(severity, "archives", message, next))
 }
 
 fn machine(name: &str, host: &rung_proto::soft::HostStatus) -> Vec<Finding> {

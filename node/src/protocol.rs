@@ -23,6 +23,7 @@ pub mod service {
     pub const DATABASE_TOP: u16 = 9;
     /// What tails of former generations a node has.
     pub const TAILS: u16 = 10;
+    pub const DATABASE_SCRUB: u16 = 11;
 }
 
 /// Names of the actors that other nodes may call; both have the role control.

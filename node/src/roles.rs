@@ -13,7 +13,9 @@ use crate::follow;
 use crate::leader::Leader;
 use crate::node::{CONTACTS_FILE, Node, NodeCell, found, stored_contacts};
 use crate::protocol::{Contact, LeaderRequest};
-use crate::{certificates, databases, request_actors, sql_role, web_role};
+use crate::{
+    certificates, database_archive, database_scrub, databases, request_actors, sql_role, web_role,
+};
 
 /// How long a role may take to stop in order.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -94,6 +96,8 @@ pub async fn start(node: &Arc<Node>) -> Result<(), AddError> {
     supervisor.add(web.role(Role::Web)).await?;
     add(node, "web-status", |node, _| web_role::publish(node)).await?;
     add(node, "databases", |node, _| databases::run(node)).await?;
+    add(node, "archives", |node, _| database_archive::run(node)).await?;
+    add(node, "scrubs", |node, _| database_scrub::run(node)).await?;
     let here = Arc::clone(node);
     let sql = ChildSpec::task("sql", move |shutdown| sql_role::run(Arc::clone(&here), shutdown));
     supervisor.add(sql.role(Role::Db)).await?;

@@ -19,7 +19,7 @@ use crate::node::{Node, NodeCell, found};
 use crate::protocol::{
     ControlGroupRequest, FetchBundle, JoinRequest, LeaderAnswer, LeaderRequest, service,
 };
-use crate::{database_top, tail};
+use crate::{database_scrub, database_top, tail};
 
 /// Bundles that peers make this node fetch at once.
 const FETCHES: usize = 4;
@@ -89,6 +89,15 @@ pub fn register(
         service::TAILS,
         "tails",
         handler(move |call: IncomingCall| tails(Arc::clone(&here), call)),
+    )?;
+    let here = Arc::clone(node);
+    table.register(
+        service::DATABASE_SCRUB,
+        "database-scrub",
+        handler(move |call: IncomingCall| {
+            let here = Arc::clone(&here);
+            async move { database_scrub::serve(&here, call).await }
+        }),
     )?;
     let here = Arc::clone(node);
     let places = Arc::new(Semaphore::new(FETCHES));

@@ -6,10 +6,10 @@ use rung_control_plane::databases::recovery;
 use rung_control_plane::state::{NodeRecord, Pin, ShardRecord};
 use rung_control_plane::{State, View};
 use rung_proto::api::{
-    App, Cluster, ControlRole, DatabaseReplica, DatabaseShard, Instance, Node, NodeState,
-    Operation, RoleCount, Status, VERSION, Web,
+    App, Cluster, ControlRole, DatabaseArchive, DatabaseReplica, DatabaseShard, Instance, Node,
+    NodeState, Operation, RoleCount, Status, VERSION, Web,
 };
-use rung_proto::soft::{CopyKind, CopyState, InstanceState};
+use rung_proto::soft::{CopyKind, CopyState, InstanceState, ScrubStatus};
 use rung_proto::{NodeId, Role};
 
 const FINISHED_OPERATIONS: usize = 10;
@@ -171,7 +171,38 @@ fn shard(
         position: primary.map_or(0, |(_, copy)| copy.sequence),
         replicas,
         witness: record.witness.map(|node| state.node_name(node)),
+        archive: archive(database, record, state, view),
+        scrub: scrub(record, view),
     }
+}
+
+/// The last scrub, whoever was the primary then.
+fn scrub(record: &ShardRecord, view: &View) -> Option<ScrubStatus> {
+    let told = view.soft.keys().filter_map(|node| view.copy(*node, record.group)?.scrub.as_ref());
+    told.max_by_key(|scrub| scrub.id).cloned()
+}
+
+/// The archive that is asked for, and what its writer tells.
+fn archive(
+    database: &str,
+    record: &ShardRecord,
+    state: &State,
+    view: &View,
+) -> Option<DatabaseArchive> {
+    let setting = state.databases.get(database)?.archive.as_ref()?;
+    let (node, told) = view.archive(record.group).unzip();
+    let told = told.cloned().unwrap_or_default();
+    let is_complete = told.complete_ms > 0;
+    Some(DatabaseArchive {
+        dir: setting.dir.clone(),
+        node: node.map(|node| state.node_name(node)),
+        position: told.sequence,
+        at_ms: told.at_ms,
+        age_ms: is_complete.then(|| view.now_ms.saturating_sub(told.complete_ms)),
+        base_ms: told.base_ms,
+        gaps: told.gaps,
+        problem: told.problem,
+    })
 }
 
 /// Those that run, and the last few that finished.

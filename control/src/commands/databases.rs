@@ -3,17 +3,19 @@
 use std::path::Path;
 
 use rung_proto::api::{
-    BackupDone, BackupRequest, Change, DatabaseShard, DatabaseTop, DatabaseUrl, RestoreDone, Status,
+    ArchiveRestore, BackupDone, BackupRequest, Change, DatabaseShard, DatabaseTop, DatabaseUrl,
+    RestoreDone, Status,
 };
 use rung_proto::{Code, Failure};
 
 use super::db_recover;
-use crate::args::DbCommand;
+use crate::args::{ArchiveCommand, DbCommand};
 use crate::client::Client;
+use crate::commands::{archives, scrub};
 use crate::mutation;
 use crate::output::{Exit, Screen, Trouble};
-use crate::render::databases;
 use crate::render::text::bytes;
+use crate::render::{databases, time};
 use crate::wire::encode;
 
 pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result<Exit, Trouble> {
@@ -37,7 +39,13 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
             screen.show(
                 &shards,
                 |shards| names(shards),
-                |shards| screen.table(&databases::copies(shards)),
+                |shards| {
+                    let archives = databases::archives(shards);
+                    let more = if archives.is_empty() { "" } else { "\n" };
+                    let (copies, archives) =
+                        (screen.table(&databases::copies(shards)), screen.table(&archives));
+                    format!("{copies}{more}{archives}")
+                },
             );
         }
         DbCommand::Backup { database, to } => {
@@ -47,15 +55,38 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
             screen.show(&done, |done| vec![done.path.clone()], |done| format!("{}\n", done.path));
             screen.note(&format!("{} at position {}", bytes(done.bytes), done.position));
         }
-        DbCommand::Restore { database, file, replace: _ } => {
-            let request = BackupRequest { path: Some(absolute(&file)?) };
-            let path = format!("/api/v1/databases/{}/restore", encode(&database));
-            let done: RestoreDone = client.long_change(&path, &request).await?;
+        DbCommand::Scrub { database, rate, patience } => {
+            return scrub::run(screen, client, &database, rate, patience).await;
+        }
+        DbCommand::Archive { look: Some(ArchiveCommand::Ls { what }), .. } => {
+            archives::list(screen, client, &what).await?;
+        }
+        DbCommand::Archive { look: None, setting } => {
+            return archives::change(screen, client, setting).await;
+        }
+        DbCommand::Restore { database, file, archive, at, replace: _ } => {
+            archives::ensure(screen, client, &database).await?;
+            let path = format!("/api/v1/databases/{}/", encode(&database));
+            let done: RestoreDone = match (archive, file) {
+                (Some(dir), _) => {
+                    let request = ArchiveRestore { dir: absolute(&dir)?, at };
+                    client.long_change(&format!("{path}restore-archive"), &request).await?
+                }
+                (None, file) => {
+                    let file = file.unwrap_or_default();
+                    let request = BackupRequest { path: Some(absolute(&file)?) };
+                    client.long_change(&format!("{path}restore"), &request).await?
+                }
+            };
             screen.show(
                 &done,
                 |done| vec![done.position.clone()],
                 |done| format!("{database} is restored, at position {}\n", done.position),
             );
+            if let Some((position, at_ms)) = done.from_archive {
+                let at = time::long(at_ms);
+                screen.note(&format!("as it was at position {position}, of {at}"));
+            }
         }
         DbCommand::Top => {
             let top: DatabaseTop = client.get("/api/v1/databases").await?;
@@ -95,7 +126,7 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
 }
 
 /// A path as the node understands it, which works in another directory.
-fn absolute(path: &Path) -> Result<String, Failure> {
+pub fn absolute(path: &Path) -> Result<String, Failure> {
     let path = std::path::absolute(path)
         .map_err(|error| Failure::new(Code::Usage, "the path is not usable").because(error))?;
     path.into_os_string()
@@ -103,13 +134,13 @@ fn absolute(path: &Path) -> Result<String, Failure> {
         .map_err(|_| Failure::new(Code::Usage, "the path is not UTF-8"))
 }
 
-fn names(shards: &[DatabaseShard]) -> Vec<String> {
+pub fn names(shards: &[DatabaseShard]) -> Vec<String> {
     let mut names: Vec<String> = shards.iter().map(|shard| shard.database.clone()).collect();
     names.dedup();
     names
 }
 
-fn not_there(database: &str, known: &[String]) -> Failure {
+pub fn not_there(database: &str, known: &[String]) -> Failure {
     Failure::new(Code::NotFound, format!("there is no database {database}"))
         .because(format!("the databases are: {}", known.join(", ")))
         .next("`ctl db create NAME` makes one")

@@ -1,9 +1,9 @@
 //! Databases and their copies.
 
-use rung_proto::api::{DatabaseReplica, DatabaseShard, DatabaseTop};
+use rung_proto::api::{ArchiveContent, DatabaseReplica, DatabaseShard, DatabaseTop};
 
 use super::table::{Cell, Table, Tone};
-use super::text::words;
+use super::text::{bytes, words};
 use super::time;
 
 fn primary(shard: &DatabaseShard) -> Cell {
@@ -78,6 +78,47 @@ pub fn copies(shards: &[DatabaseShard]) -> Table {
             cells.extend(row);
             table.row(cells);
         }
+    }
+    table
+}
+
+/// A row for each archive.
+pub fn archives(shards: &[DatabaseShard]) -> Table {
+    let mut table =
+        Table::new(&["SHARD", "ARCHIVE", "BY", "POSITION", "BEHIND", "BASE", "PROBLEM"]);
+    for shard in shards {
+        let Some(archive) = &shard.archive else { continue };
+        let behind = archive.age_ms.map_or_else(|| "-".to_owned(), |age| format!("{age} ms"));
+        let problem = match (&archive.problem, archive.gaps) {
+            (Some(problem), _) => problem.clone(),
+            (None, 0) => String::new(),
+            (None, gaps) => format!("{gaps} gaps"),
+        };
+        table.row(vec![
+            shard.shard.to_string().into(),
+            archive.dir.as_str().into(),
+            archive.node.as_deref().unwrap_or("-").into(),
+            archive.position.to_string().into(),
+            behind.into(),
+            archive.base_ms.map_or_else(|| "-".to_owned(), time::short).into(),
+            Cell::toned(problem, Tone::Bad),
+        ]);
+    }
+    table
+}
+
+/// A row for each stretch of time that can be restored.
+pub fn ranges(content: &ArchiveContent) -> Table {
+    let mut table = Table::new(&["FROM", "POSITION", "TO", "POSITION", "BASES", "SIZE"]);
+    for range in &content.ranges {
+        table.row(vec![
+            time::long(range.from_ms).into(),
+            range.from_position.to_string().into(),
+            time::long(range.to_ms).into(),
+            range.to_position.to_string().into(),
+            range.bases.to_string().into(),
+            bytes(range.bytes).into(),
+        ]);
     }
     table
 }

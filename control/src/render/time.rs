@@ -72,6 +72,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     ms.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is longer than a year"))
 }
 
+/// Reads a time of RFC 3339, as milliseconds since 1970.
+pub fn parse_time(text: &str) -> Option<u64> {
+    let time: Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok()
+}
+
 fn expected(text: &str) -> String {
     format!("expected a duration such as 90s, 10m, 2h or 1d, got {text:?}")
 }
@@ -95,6 +101,9 @@ mod tests {
         assert_eq!(short(1_790_000_000_000), "09-21 14:13:20");
         assert_eq!(long(1_790_000_000_007), "2026-09-21T14:13:20.007Z");
         assert_eq!(long(u64::MAX), "-");
+        assert_eq!(parse_time("2026-09-21T14:13:20.007Z"), Some(1_790_000_000_007));
+        assert_eq!(parse_time("2026-09-21T16:13:20+02:00"), Some(1_790_000_000_000));
+        assert_eq!(parse_time("2026-09-21"), None);
     }
 
     #[test]

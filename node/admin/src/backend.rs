@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use rung_proto::api::{
-    AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop,
-    DatabaseUrl, EnvName, Event, Finding, LogLine, Operation, RestoreDone, Status, Tail, TailPage,
+    ArchiveContent, ArchiveRequest, ArchiveRestore, AuditEntry, BackupDone, BackupRequest,
+    BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop, DatabaseUrl, EnvName, Event, Finding,
+    LogLine, Operation, RestoreDone, ScrubRequested, ScrubStarted, Status, Tail, TailPage,
     TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Failure, OperationId, Role};
@@ -79,6 +80,15 @@ pub trait Backend: Send + Sync + 'static {
     fn tail(&self, database: String, file: String) -> Answer<'_, TailPage>;
     /// Brings the rows of one back where nothing else has happened to them.
     fn replay_tail(&self, database: String, request: TailRequest) -> Answer<'_, TailReplayed>;
+    /// Puts what a database was at a moment in the place of what it holds.
+    fn restore_archive(&self, database: String, request: ArchiveRestore)
+    -> Answer<'_, RestoreDone>;
+
+    /// Begins to compare all copies of a database.
+    fn scrub(&self, database: String, request: ScrubRequested) -> Answer<'_, ScrubStarted>;
+
+    /// What can be restored from an archive on this machine.
+    fn archive(&self, request: ArchiveRequest) -> Answer<'_, ArchiveContent>;
 
     /// How programs on this node reach a database.
     fn database_url(&self, database: String) -> Answer<'_, DatabaseUrl>;

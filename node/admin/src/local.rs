@@ -99,6 +99,23 @@ async fn route(
             let (name, file) = (segment(name)?, segment(file)?);
             Ok(respond::json(&ask(shared, shared.backend.tail(name, file)).await?))
         }
+        ("POST", ["databases", name, "restore-archive"]) => {
+            let (name, request) = (segment(name)?, read_json(shared, body).await?);
+            let work = |backend: Arc<dyn Backend>| async move {
+                backend.restore_archive(name, request).await
+            };
+            Ok(respond::json(&run_change(shared, shared.config.limits.backup, work).await?))
+        }
+        ("POST", ["databases", name, "scrub"]) => {
+            let (name, request) = (segment(name)?, read_json(shared, body).await?);
+            let work =
+                |backend: Arc<dyn Backend>| async move { backend.scrub(name, request).await };
+            Ok(respond::json(&run_change(shared, shared.config.limits.change, work).await?))
+        }
+        ("POST", ["archives"]) => {
+            let request = read_json(shared, body).await?;
+            Ok(respond::json(&ask(shared, shared.backend.archive(request)).await?))
+        }
         ("GET", ["databases", name, "url"]) => {
             let name = segment(name)?;
             Ok(respond::json(&ask(shared, shared.backend.database_url(name)).await?))
@@ -121,7 +138,9 @@ fn allowed(path: &[&str]) -> Option<&'static str> {
         ["tokens"] => "GET, POST",
         ["status" | "events" | "top" | "logs" | "audit" | "doctor" | "databases"] => "GET",
         ["operations", _] | ["apps", _, "env"] | ["databases", _, "url" | "tails"] => "GET",
-        ["databases", _, "backup" | "restore"] | ["databases", _, "tails", "replay"] => "POST",
+        ["databases", _, "backup" | "restore" | "restore-archive" | "scrub"]
+        | ["databases", _, "tails", "replay"]
+        | ["archives"] => "POST",
         ["databases", _, "tails", _] => "GET",
         ["tokens", _] => "DELETE",
         ["bundles"] => "PUT",

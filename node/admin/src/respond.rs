@@ -157,6 +157,7 @@ pub fn status_of(code: Code) -> StatusCode {
         | Code::PortTaken
         | Code::Config
         | Code::AppFailed
+        | Code::ArchiveUnusable
         | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -243,7 +243,7 @@ impl Consensus {
         let reported = raft.wait(Some(FIRST_REPORT)).metrics(reports, "the first report").await;
         let now = status_of(&reported.map_err(|error| failed(error.to_string()))?);
         let (sender, status) = watch::channel(now);
-        let returns = Return::new(log, returning.clone());
+        let returns = Return::new(log.clone(), returning.clone());
         tokio::spawn(watch_group(raft.clone(), returns, sender, snapshot_due));
         if may_campaign && membership.voter_ids().eq([shared.node.0]) {
             // Nobody else could lead, so there is nothing to wait for.
@@ -256,6 +256,7 @@ impl Consensus {
             config,
             raft,
             peers,
+            log,
             store,
             status,
             returning,

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::config::GroupConfig;
 use crate::entry;
 use crate::error::{ChangeError, ProposeError, ReadError, Refusal};
+use crate::log::GroupLog;
 use crate::message::{Answer, Ballot, Request};
 use crate::peer::Peers;
 use crate::raft_types::{RaftEntry, Types, log_id, position};
@@ -53,6 +54,7 @@ pub(crate) struct GroupInner {
     pub(crate) config: GroupConfig,
     pub(crate) raft: Raft<Types, Replica>,
     pub(crate) peers: Peers,
+    pub(crate) log: GroupLog,
     pub(crate) store: SnapshotStore,
     pub(crate) status: watch::Receiver<GroupStatus>,
     pub(crate) returning: Returning,

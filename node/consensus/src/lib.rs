@@ -10,6 +10,7 @@
 //! This crate does not decide who should be a voter, does not know addresses,
 //! and does not forward proposals to the leader: its callers do.
 
+mod applied_log;
 mod closed;
 mod config;
 mod consensus;
@@ -34,6 +35,7 @@ mod state_machine;
 mod status;
 mod watch;
 
+pub use applied_log::AppliedLog;
 pub use closed::{ClosedLog, Proposals};
 pub use config::{GroupConfig, MAX_PAYLOAD};
 pub use consensus::{Consensus, ConsensusConfig};

@@ -265,7 +265,12 @@ impl GroupLog {
     }
 
     /// The entries from `start` to before `end`, as many as fit `max_bytes` but at least one.
-    async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
+    pub(crate) async fn read(
+        &self,
+        start: u64,
+        end: u64,
+        max_bytes: usize,
+    ) -> io::Result<Vec<RaftEntry>> {
         if start >= end {
             return Ok(Vec::new());
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use rung_bundle::Manifest;
+use rung_proto::api::ArchiveSetting;
 use rung_proto::soft::SealedCopy;
 use rung_proto::{Digest, Failure, Incarnation, InstanceId, NodeId, OperationId, Role};
 use serde::{Deserialize, Serialize};
@@ -181,6 +182,8 @@ pub enum DatabaseCommand {
     ChooseSurvivor { shard: u32, generation: u64, node: NodeId, fork: SealedCopy },
     /// The group of the new generation exists: it is the shard's from now on.
     Recovered { shard: u32, generation: u64 },
+    /// Where it is archived, if anywhere.
+    SetArchive { archive: Option<ArchiveSetting> },
 }
 
 /// What a command gives back.

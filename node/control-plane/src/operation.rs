@@ -49,6 +49,8 @@ pub enum Work {
     ChooseSurvivor { database: String, shard: u32, generation: u64 },
     /// The new generation is the shard's.
     Recovered { database: String, shard: u32, generation: u64 },
+    /// The archive of every shard of the database has everything.
+    DatabaseArchived { database: String },
     /// No instance of the app is left.
     AppGone { app: String },
 }
@@ -285,6 +287,7 @@ fn progress(work: &Work, undoing: bool, state: &State, view: &View) -> Progress 
         Work::PrimaryOn { database, shard, node } => {
             primary_on(database, *shard, *node, state, view)
         }
+        Work::DatabaseArchived { database } => database_archived(database, state, view),
         Work::AppGone { app } => match state.instances_of(app).count() {
             0 => Progress::Reached,
             left => Progress::Waiting(format!("{left} instances are still draining")),
@@ -301,6 +304,27 @@ fn database_serves(database: &str, state: &State, view: &View) -> Progress {
         let primary = view.primary(shard.group);
         if !primary.is_some_and(|(_, copy)| copy.state == CopyState::Serving && shard.founded) {
             return Progress::Waiting(format!("shard {number} has no primary yet"));
+        }
+    }
+    Progress::Reached
+}
+
+fn database_archived(database: &str, state: &State, view: &View) -> Progress {
+    let Some(record) = state.databases.get(database) else {
+        let what = format!("the database {database} was removed meanwhile");
+        return Progress::Failed(Failure::new(Code::NotFound, what));
+    };
+    for shard in record.shards.values() {
+        let Some((node, archive)) = view.archive(shard.group) else {
+            return Progress::Waiting("no node has begun it yet".to_owned());
+        };
+        let name = state.node_name(node);
+        match &archive.problem {
+            Some(problem) => return Progress::Waiting(format!("{name}: {problem}")),
+            None if archive.base_ms.is_none() || archive.complete_ms == 0 => {
+                return Progress::Waiting(format!("{name} makes the first base"));
+            }
+            None => {}
         }
     }
     Progress::Reached

@@ -70,6 +70,9 @@ pub fn plan(
             recovery::recover(database, *shard, from.as_deref(), *consent, state, view)
         }
         Change::CreateDatabase { name } => databases::create(name, prepared.verifier, state, view),
+        Change::ArchiveDatabase { database, archive } => {
+            databases::archive(database, archive.clone(), state)
+        }
     }?;
     if let Some(operation) = &planned {
         refuse_if_busy(operation, state)?;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use rung_bundle::Manifest;
-use rung_proto::api::{AuditEntry, Event};
+use rung_proto::api::{ArchiveSetting, AuditEntry, Event};
 use rung_proto::soft::SealedCopy;
 use rung_proto::{
     ClusterId, Code, Digest, Epoch, Failure, GroupId, Incarnation, InstanceId, NodeId, OperationId,
@@ -193,6 +193,9 @@ pub struct DatabaseRecord {
     /// `SCRAM-SHA-256$iterations:salt$stored:server`.
     pub verifier: String,
     pub shards: BTreeMap<u32, ShardRecord>,
+    /// Where it is archived.
+    #[serde(default)]
+    pub archive: Option<ArchiveSetting>,
 }
 
 /// One shard. Who holds its copies is the group's own membership; here stands

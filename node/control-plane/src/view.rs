@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rung_proto::api::NodeState;
-use rung_proto::soft::{CopyKind, CopyStatus, InstanceState, InstanceStatus, NodeSoftState};
+use rung_proto::soft::{
+    ArchiveStatus, CopyKind, CopyState, CopyStatus, InstanceState, InstanceStatus, NodeSoftState,
+};
 use rung_proto::{GroupId, InstanceId, NodeId, Role};
 
 /// What membership says of a node.
@@ -85,6 +87,26 @@ impl View {
         copies
             .filter(|(_, copy)| copy.kind == CopyKind::Primary)
             .max_by_key(|(_, copy)| (copy.generation, copy.epoch))
+    }
+
+    /// The archive of a shard as its writer tells it: of those that are up, the one that
+    /// is furthest.
+    pub fn archive(&self, group: GroupId) -> Option<(NodeId, &ArchiveStatus)> {
+        let up = self.soft.keys().copied().filter(|node| self.is_up(*node));
+        let told = up.filter_map(|node| Some((node, self.copy(node, group)?.archive.as_ref()?)));
+        told.max_by_key(|(_, archive)| (archive.complete_ms, archive.log_index))
+    }
+
+    /// The node that should write the archive of a shard: a replica that serves, so that
+    /// the primary has no work with it, otherwise the primary.
+    pub fn archiver(&self, group: GroupId) -> Option<NodeId> {
+        let serves = |node: &NodeId, kind: CopyKind| {
+            let copy = self.copy(*node, group);
+            self.is_up(*node)
+                && copy.is_some_and(|it| it.kind == kind && it.state == CopyState::Serving)
+        };
+        let replica = self.soft.keys().copied().find(|node| serves(node, CopyKind::Replica));
+        replica.or_else(|| self.primary(group).map(|(node, _)| node))
     }
 
     /// The control index that a node has applied, as it says.

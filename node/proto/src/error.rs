@@ -47,6 +47,8 @@ pub enum Code {
     DiskFailed,
     PortTaken,
     Config,
+    // Archives of databases.
+    ArchiveUnusable,
     // Apps.
     AppFailed,
     Internal,

@@ -185,6 +185,58 @@ pub struct CopyStatus {
     /// Once it has accepted another generation.
     #[serde(default)]
     pub sealed: Option<SealedCopy>,
+    /// The archive that this node writes from it.
+    #[serde(default)]
+    pub archive: Option<ArchiveStatus>,
+    /// The last scrub that this node began as the primary.
+    #[serde(default)]
+    pub scrub: Option<ScrubStatus>,
+}
+
+/// How far an archive is, as its writer sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ArchiveStatus {
+    /// The last entry of the group's log that need not be kept for it.
+    pub log_index: u64,
+    /// The last batch in it, and when that was proposed, milliseconds since 1970.
+    pub sequence: u64,
+    pub at_ms: u64,
+    /// When it last had everything, milliseconds since 1970; 0: not yet.
+    pub complete_ms: u64,
+    #[serde(default)]
+    pub base_ms: Option<u64>,
+    #[serde(default)]
+    pub gaps: u64,
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// A comparison of all copies, page by page.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// Later scrubs have a higher one: when it was asked for, milliseconds since 1970.
+    pub id: u64,
+    pub running: bool,
+    /// Pages that were compared, of how many.
+    pub pages_done: u64,
+    pub pages: u64,
+    /// When a scrub last came to the end of the database, milliseconds since 1970; 0:
+    /// none has since its node started.
+    pub complete_ms: u64,
+    /// What was found, in this scrub.
+    #[serde(default)]
+    pub damage: Vec<String>,
+    /// Whether copies differ of which nobody knows which is right.
+    #[serde(default)]
+    pub undecided: bool,
+    /// Why it did not compare everything.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// Pages that were compared, and damage that was found, since the node started.
+    #[serde(default)]
+    pub total_pages: u64,
+    #[serde(default)]
+    pub total_damage: u64,
 }
 
 /// All that a node says of itself. A higher (incarnation, version) replaces a

@@ -118,6 +118,9 @@ impl Told {
 fn matters(now: &CopyStatus, before: &CopyStatus) -> bool {
     let mut same = before.clone();
     (same.sequence, same.lag_ms, same.last) = (now.sequence, now.lag_ms, now.last);
+    same.snapshot_bytes = now.snapshot_bytes;
+    same.archive.clone_from(&now.archive);
+    same.scrub.clone_from(&now.scrub);
     same != *now
 }
 
@@ -128,7 +131,9 @@ fn statuses(node: &Node, state: &State, view: &View) -> Vec<CopyStatus> {
         let is_witness = shard.is_some_and(|shard| shard.witness == Some(node.id));
         let primary = view.primary(copy.record.group).filter(|(primary, _)| *primary != node.id);
         let primary = primary.map(|(_, primary)| primary);
-        copy_status(copy, &node.consensus, is_witness, primary)
+        let archive = databases.archives().get(&copy.record.group).cloned();
+        let scrub = databases.scrubs().status.get(&copy.record.group).cloned();
+        CopyStatus { archive, scrub, ..copy_status(copy, &node.consensus, is_witness, primary) }
     };
     databases.copies().iter().map(status).collect()
 }

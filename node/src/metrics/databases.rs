@@ -1,7 +1,7 @@
 //! What the databases' clients on this node did, and how its copies are.
 
 use rung_admin::prometheus::{counter, gauge};
-use rung_proto::soft::{CopyKind, CopyState};
+use rung_proto::soft::{ArchiveStatus, CopyKind, CopyState, CopyStatus, ScrubStatus};
 use rung_shard::ShardStatus;
 
 use crate::node::Node;
@@ -91,6 +91,70 @@ pub fn copies(node: &Node, out: &mut String) {
         }
     }
     open_copies(node, out);
+    archives(&told.databases, out);
+    scrubs(&told.databases, out);
+}
+
+/// The archives that this node writes.
+fn archives(copies: &[CopyStatus], out: &mut String) {
+    let archives: Vec<(&str, String, &ArchiveStatus)> = copies
+        .iter()
+        .filter_map(|copy| {
+            Some((copy.database.as_str(), copy.shard.to_string(), copy.archive.as_ref()?))
+        })
+        .collect();
+    if archives.is_empty() {
+        return;
+    }
+    type Value = fn(&ArchiveStatus) -> u64;
+    let series: [(&str, &str, Value); 4] = [
+        ("rung_db_archive_position", "The last batch in an archive.", |it| it.sequence),
+        (
+            "rung_db_archive_complete_timestamp_ms",
+            "When an archive last had everything, since 1970.",
+            |it| it.complete_ms,
+        ),
+        ("rung_db_archive_gaps", "How often the log lacked what came next.", |it| it.gaps),
+        ("rung_db_archive_failing", "1 while an archive cannot be written.", |it| {
+            u64::from(it.problem.is_some())
+        }),
+    ];
+    for (name, what, value) in series {
+        let mut series = gauge(out, name, what);
+        for (database, shard, status) in &archives {
+            series = series.count(&[("database", database), ("shard", shard)], value(status));
+        }
+    }
+}
+
+/// The scrubs that this node runs as the primary.
+fn scrubs(copies: &[CopyStatus], out: &mut String) {
+    let scrubs: Vec<(&str, String, &ScrubStatus)> = copies
+        .iter()
+        .filter_map(|copy| {
+            Some((copy.database.as_str(), copy.shard.to_string(), copy.scrub.as_ref()?))
+        })
+        .collect();
+    if scrubs.is_empty() {
+        return;
+    }
+    type Value = fn(&ScrubStatus) -> u64;
+    let series: [(&str, &str, bool, Value); 3] = [
+        ("rung_db_scrub_pages_total", "Pages compared between copies.", true, |it| it.total_pages),
+        ("rung_db_scrub_damage_total", "Damage that scrubs found.", true, |it| it.total_damage),
+        (
+            "rung_db_scrub_complete_timestamp_ms",
+            "When a scrub last compared everything, since 1970.",
+            false,
+            |it| it.complete_ms,
+        ),
+    ];
+    for (name, what, grows, value) in series {
+        let mut series = if grows { counter(out, name, what) } else { gauge(out, name, what) };
+        for (database, shard, status) in &scrubs {
+            series = series.count(&[("database", database), ("shard", shard)], value(status));
+        }
+    }
 }
 
 /// A series: its name, what it says, whether it only grows, and where it is from.

@@ -2,10 +2,12 @@
 
 mod certificates;
 mod clocks;
+mod db_archive;
 mod db_attack;
 mod db_bad_days;
 mod db_checks;
 mod db_operations;
+mod db_scrub;
 mod exit_codes;
 mod formation;
 mod full_disk;

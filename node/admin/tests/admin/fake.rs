@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use rung_admin::{AdminConfig, AdminServer, Answer, Backend, Limits, LogQuery, prometheus};
 use rung_proto::api::{
-    App, AuditEntry, BackupDone, BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, Cluster,
-    ControlRole, DatabaseReplica, DatabaseShard, DatabaseTop, DatabaseUrl, EnvName, Event, Finding,
-    Instance, LogLine, Node, NodeState, NodeTop, Operation, OperationState, RestoreDone, RoleCount,
-    Severity, SqlNode, StatementTop, Status, Step, StepState, Tail, TailPage, TailReplayed,
-    TailRequest, Token, TokenCreated, TokenRequest, Top, Web,
+    App, ArchiveContent, ArchiveRange, ArchiveRequest, ArchiveRestore, AuditEntry, BackupDone,
+    BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, Cluster, ControlRole,
+    DatabaseReplica, DatabaseShard, DatabaseTop, DatabaseUrl, EnvName, Event, Finding, Instance,
+    LogLine, Node, NodeState, NodeTop, Operation, OperationState, RestoreDone, RoleCount,
+    ScrubRequested, ScrubStarted, Severity, SqlNode, StatementTop, Status, Step, StepState, Tail,
+    TailPage, TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top, Web,
 };
 use rung_proto::soft::{ActorStatus, HostStatus, InstanceState};
 use rung_proto::{ClusterId, Code, Digest, Failure, InstanceId, NodeId, OperationId, Role};
@@ -218,6 +219,8 @@ pub fn status() -> Status {
                 problem: None,
             }],
             witness: Some("n3".to_owned()),
+            archive: None,
+            scrub: None,
         }],
         apps: vec![App {
             name: "photos".to_owned(),
@@ -399,10 +402,32 @@ impl Backend for Fake {
         Box::pin(async { Ok(TailReplayed { conflicts: 1, told, ..TailReplayed::default() }) })
     }
 
+    fn restore_archive(&self, _: String, _: ArchiveRestore) -> Answer<'_, RestoreDone> {
+        let from_archive = Some((7, 1_790_000_000_000));
+        Box::pin(async move { Ok(RestoreDone { position: "1.0.7.43".to_owned(), from_archive }) })
+    }
+
+    fn scrub(&self, _: String, _: ScrubRequested) -> Answer<'_, ScrubStarted> {
+        Box::pin(async { Ok(ScrubStarted { id: 1_790_000_000_000 }) })
+    }
+
+    fn archive(&self, request: ArchiveRequest) -> Answer<'_, ArchiveContent> {
+        let range = ArchiveRange {
+            from_ms: 1_790_000_000_000,
+            from_position: 7,
+            to_ms: 1_790_000_600_000,
+            to_position: 4_711,
+            bases: 1,
+            bytes: 5 << 20,
+        };
+        let content = ArchiveContent { dir: request.dir, ranges: vec![range], damaged: Vec::new() };
+        Box::pin(async move { Ok(content) })
+    }
+
     fn restore(&self, _: String, request: BackupRequest) -> Answer<'_, RestoreDone> {
         Box::pin(async move {
             match request.path {
-                Some(_) => Ok(RestoreDone { position: "1.0.7.43".to_owned() }),
+                Some(_) => Ok(RestoreDone { position: "1.0.7.43".to_owned(), from_archive: None }),
                 None => Err(Failure::new(Code::Usage, "a restore needs a path")),
             }
         })

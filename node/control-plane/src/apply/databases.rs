@@ -33,6 +33,7 @@ impl Attempt<'_> {
             DatabaseCommand::SetWitness { shard, node } => {
                 find(&mut record, *shard)?.witness = *node
             }
+            DatabaseCommand::SetArchive { archive } => record.archive.clone_from(archive),
             DatabaseCommand::Prefer { shard, node } => find(&mut record, *shard)?.preferred = *node,
             DatabaseCommand::BeginRecovery { .. }
             | DatabaseCommand::ChooseSurvivor { .. }
@@ -66,6 +67,7 @@ impl Attempt<'_> {
             created_ms: self.proposal.at_ms,
             verifier: verifier.to_owned(),
             shards: [(0, shard)].into(),
+            archive: None,
         };
         self.put(Update::Database(name.to_owned(), Some(Box::new(record))));
         self.event("database-created", format!("the database {name} was created"), None, None);

@@ -145,7 +145,8 @@ impl Copies {
 /// Whether nothing can be written to a shard before an operator starts nodes or gives
 /// up what they have.
 pub fn needs_operator(shard: &ShardRecord, state: &State, view: &View) -> bool {
-    let serves = view.primary(shard.group).is_some_and(|(_, copy)| copy.state == CopyState::Serving);
+    let serves =
+        view.primary(shard.group).is_some_and(|(_, copy)| copy.state == CopyState::Serving);
     let copies = Copies::of(shard, state, view);
     let is_lost = !copies.survivors.is_empty() && copies.majority_is_lost();
     shard.founded && !serves && (is_lost || shard.recovery.is_some())

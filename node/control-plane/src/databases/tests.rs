@@ -1,10 +1,10 @@
-use rung_proto::api::{Change, Consent};
-use rung_proto::soft::{CopyStatus, LogPlace};
+use rung_proto::api::{ArchiveSetting, Change, Consent, StepState};
+use rung_proto::soft::{ArchiveStatus, CopyStatus, LogPlace};
 use rung_proto::{Code, GroupId};
 
 use super::*;
 use crate::Machine;
-use crate::operation::OperationRecord;
+use crate::operation::{OperationRecord, advance};
 use crate::plan::{Prepared, plan};
 use crate::samples::{Applies, cluster, ids, kill, release, view};
 
@@ -63,6 +63,8 @@ fn copy(group: GroupId, kind: CopyKind, voters: &[NodeId]) -> CopyStatus {
         snapshot_bytes: 0,
         last: Some(LogPlace { term: 1, index: 20 }),
         sealed: None,
+        archive: None,
+        scrub: None,
     }
 }
 
@@ -93,6 +95,41 @@ fn promote(node: &str, machine: &Machine, view: &View) -> Result<bool, rung_prot
 
 fn last_operation(machine: &Machine) -> &OperationRecord {
     machine.state.operations.values().next_back().expect("there is an operation")
+}
+
+#[test]
+fn an_archive_is_waited_for_and_a_replica_writes_it() {
+    let (mut machine, mut view) = with_database(&["east", "east", "east"]);
+    let group = the_shard(&machine).group;
+    let (primary, _) = view.primary(group).expect("a primary");
+    let writer = view.archiver(group).expect("somebody writes");
+    assert!(writer != primary);
+    let setting = ArchiveSetting { dir: "/mnt/photos".to_owned(), keep_ms: 1, base_ms: 1 };
+    let change = |archive: Option<&ArchiveSetting>| Change::ArchiveDatabase {
+        database: "photos".to_owned(),
+        archive: archive.cloned(),
+    };
+    let relative = ArchiveSetting { dir: "mnt".to_owned(), ..setting.clone() };
+    let planned = |change: &Change, machine: &Machine, view: &View| {
+        plan(change, Prepared::default(), &machine.state, view)
+    };
+    let refused = planned(&change(Some(&relative)), &machine, &view).unwrap_err();
+    assert_eq!(refused.code, Code::Usage);
+    let new = planned(&change(Some(&setting)), &machine, &view).unwrap().expect("an operation");
+    machine.run(Command::StartOperation(Box::new(new))).unwrap();
+    assert_eq!(machine.state.databases["photos"].archive, Some(setting.clone()));
+    let mut operation = last_operation(&machine).clone();
+    operation.steps[0].state = StepState::Running;
+    let mut tell = |archive: ArchiveStatus| {
+        let soft = view.soft.get_mut(&writer).expect("the writer");
+        soft.databases[0].archive = Some(archive);
+        let update = advance(&operation, &machine.state, &view).expect("something new");
+        update.to == StepState::Done
+    };
+    assert!(!tell(ArchiveStatus { problem: Some("full".to_owned()), ..Default::default() }));
+    let complete = ArchiveStatus { base_ms: Some(1), complete_ms: 2, ..Default::default() };
+    assert!(tell(complete));
+    assert_eq!(planned(&change(Some(&setting)), &machine, &view).unwrap(), None);
 }
 
 #[test]

@@ -21,6 +21,8 @@ fn copy_that_has_taken_over(bytes: u64) -> CopyStatus {
         snapshot_bytes: bytes,
         last: None,
         sealed: None,
+        archive: None,
+        scrub: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Plans for databases: create one, make another copy the primary.
 
-use rung_proto::api::Consent;
+use rung_proto::api::{ArchiveSetting, Consent};
 use rung_proto::{Code, Failure, Role};
 
 use super::{Planned, STEP_MS, find_node, recovery};
@@ -15,6 +15,9 @@ use crate::view::View;
 const DEFAULT_COPIES: u32 = 3;
 /// How long a hand-over may take before it is given up.
 const PROMOTE_MS: u64 = 15_000;
+/// How long the first base of an archive may take before nobody waits for it any more;
+/// it is made all the same.
+const ARCHIVE_MS: u64 = 3_600_000;
 
 pub(super) fn database_subject(name: &str) -> String {
     format!("database/{name}")
@@ -143,6 +146,43 @@ pub(super) fn promote(
             forget(),
         ],
         compensation: vec![forget()],
+    }))
+}
+
+/// Archives a database from now on, or no longer; the step waits for a first base.
+pub(super) fn archive(
+    name: &str,
+    archive: Option<ArchiveSetting>,
+    state: &State,
+) -> Result<Planned, Failure> {
+    let database = find_database(Some(name), state)?;
+    if database.archive == archive {
+        return Ok(None);
+    }
+    if archive.as_ref().is_some_and(|archive| !archive.dir.starts_with('/')) {
+        return Err(Failure::new(Code::Usage, "the directory of an archive is absolute"));
+    }
+    let (summary, steps) = match &archive {
+        None => (format!("archive {name} no longer"), Vec::new()),
+        Some(archive) => {
+            let wait = StepRecord::new(
+                format!("wait until everything is in {}", archive.dir),
+                Work::DatabaseArchived { database: name.to_owned() },
+                ARCHIVE_MS,
+            );
+            (format!("archive {name} to {}", archive.dir), vec![wait])
+        }
+    };
+    Ok(Some(NewOperation {
+        kind: "db-archive".to_owned(),
+        summary,
+        subjects: vec![database_subject(name)],
+        initial: vec![Command::Database {
+            database: name.to_owned(),
+            change: DatabaseCommand::SetArchive { archive },
+        }],
+        steps,
+        compensation: Vec::new(),
     }))
 }
 

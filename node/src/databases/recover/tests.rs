@@ -84,6 +84,8 @@ fn peer(generation: u64, group: GroupId) -> NodeSoftState {
         snapshot_bytes: 0,
         last: None,
         sealed: None,
+        archive: None,
+        scrub: None,
     };
     NodeSoftState {
         node: NodeId(2),

@@ -48,6 +48,8 @@ fn copy(group: GroupId, kind: CopyKind, (index, sequence): (u64, u64)) -> CopySt
         problem: None,
         last: Some(LogPlace { term: 4, index }),
         sealed: None,
+        archive: None,
+        scrub: None,
     }
 }
 

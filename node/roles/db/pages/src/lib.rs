@@ -16,6 +16,7 @@
 //! `DESIGN.md` has the formats and what every crash leaves.
 
 mod apply;
+pub mod archive;
 mod capture;
 mod checkpoint;
 mod connection;
@@ -51,7 +52,7 @@ pub use gate::{Gate, Reader, ReaderTicket, Reading};
 pub use marker::{Marker, MarkerError};
 pub use page::PAGE_BYTES;
 pub use position::Position;
-pub use snapshot::Snapshot;
+pub use snapshot::{PagesHash, Snapshot};
 pub use spool::Pending;
 pub use store::{Faults, Load, Options, PageStore, Writer, WriterTicket};
 pub use stream::{SnapshotHeader, check_snapshot};

@@ -11,6 +11,7 @@ use crate::gate::{Gate, Reading};
 use crate::marker::Marker;
 use crate::open::remove_others;
 use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE, mask};
+use crate::position::Position;
 use crate::spool::{Spool, SpoolReader};
 use crate::store::{Connections, Files, PageStore};
 use crate::stream::{CHUNK, END, Piece, SnapshotHeader, read_stream};
@@ -20,12 +21,24 @@ use crate::stream::{CHUNK, END, Piece, SnapshotHeader, read_stream};
 pub struct Snapshot {
     pages: SettledPages,
     parts: Option<SpoolReader>,
+    header: SnapshotHeader,
     size: u32,
     next: u32,
     hasher: blake3::Hasher,
     buffer: Vec<u8>,
     taken: usize,
     ended: bool,
+}
+
+/// What some pages hash to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PagesHash {
+    /// Where they were read.
+    pub position: Position,
+    /// Pages of the database there.
+    pub size: u32,
+    /// blake3 of their images.
+    pub hash: [u8; 32],
 }
 
 /// Reads every page at the settled position, with the fields that differ between
@@ -92,7 +105,7 @@ impl PageStore {
             parts: pending,
         };
         let (hasher, buffer) = (blake3::Hasher::new(), header.encode());
-        Ok(Snapshot { pages, parts, size, next: 1, hasher, buffer, taken: 0, ended: false })
+        Ok(Snapshot { pages, parts, header, size, next: 1, hasher, buffer, taken: 0, ended: false })
     }
 
     /// A hash over all pages at the settled position: equal on copies that are
@@ -115,6 +128,30 @@ impl PageStore {
             next += count;
         }
         Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// A hash over some pages at the settled position, equal on copies that are equal.
+    /// It reads them from the disk, or from what the system has of it in memory.
+    ///
+    /// # Errors
+    /// SQLite could not read.
+    pub fn hash_pages(&self, first: u32, count: u32) -> Result<PagesHash, PagesError> {
+        let pages = SettledPages::begin(&self.gate)?;
+        let failed = || PagesError::sqlite("read pages", &self.files.main);
+        let size = pages.count().map_err(failed())?;
+        let end = first.saturating_add(count).min(size.saturating_add(1));
+        let mut hasher = blake3::Hasher::new();
+        let mut images = Vec::new();
+        let mut next = first.max(1);
+        while next < end {
+            let some = CHUNK.min(end - next);
+            images.clear();
+            pages.read(next, some, &mut images).map_err(failed())?;
+            hasher.update(&images);
+            next += some;
+        }
+        let (position, hash) = (pages.reading.position(), *hasher.finalize().as_bytes());
+        Ok(PagesHash { position, size, hash })
     }
 
     /// Replaces the copy by that of a snapshot, durably: when it returns, and after
@@ -202,6 +239,11 @@ impl PageStore {
 }
 
 impl Snapshot {
+    /// What it holds.
+    pub fn header(&self) -> &SnapshotHeader {
+        &self.header
+    }
+
     /// Fills the buffer with what comes next.
     fn fill(&mut self) -> io::Result<()> {
         self.hasher.update(&self.buffer);

@@ -12,11 +12,13 @@ use rung_pages::{Gate, PageStore, PagesError, Position};
 use rung_proto::NodeId;
 use tokio::sync::{mpsc, watch};
 
+use crate::archive::Hold;
 use crate::config::{Limits, ShardConfig};
 use crate::error::ShardError;
 use crate::in_flight::InFlight;
 use crate::job::{Answer, Job, JobKind};
 use crate::readers::Readers;
+use crate::scrub::Scrubbed;
 use crate::status::{CopyState, Stop};
 use crate::token::Token;
 use crate::transaction::Slot;
@@ -41,6 +43,8 @@ pub(crate) struct Core {
     /// must be opened again.
     pub history: AtomicU64,
     pub log: Mutex<LogPlace>,
+    hold: Mutex<Hold>,
+    pub scrubbed: Mutex<Scrubbed>,
     pub settled: watch::Sender<Token>,
     pub state: watch::Sender<CopyState>,
     pub readers: Arc<Readers>,
@@ -72,6 +76,8 @@ pub(crate) struct Counts {
     pub writes: AtomicU64,
     pub batches: AtomicU64,
     pub wal_bytes: AtomicU64,
+    /// Milliseconds since 1970.
+    pub newest_entry_ms: AtomicU64,
 }
 
 /// An entry to propose.
@@ -238,6 +244,8 @@ impl Core {
                 given: place,
                 is_position: place.is_some(),
             }),
+            hold: Mutex::default(),
+            scrubbed: Mutex::default(),
             settled: watch::Sender::new(token_of(&config, &position)),
             state: watch::Sender::new(desk.state.clone()),
             desk: Mutex::new(desk),
@@ -275,6 +283,11 @@ impl Core {
 
     pub fn log(&self) -> MutexGuard<'_, LogPlace> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the log keeps for an archive.
+    pub fn hold(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn token(&self, position: &Position) -> Token {

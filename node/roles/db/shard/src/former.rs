@@ -11,7 +11,7 @@ use rung_pages::{Gate, Options, PageStore, PagesError, Position};
 use rung_proto::GroupId;
 use tokio::runtime::Handle;
 
-use crate::payload;
+use crate::payload::{self, Content};
 
 /// Bytes of the log that are read at once.
 const READ: usize = 4 << 20;
@@ -81,10 +81,11 @@ impl Former {
     /// When the log or the file is damaged, or the disk fails.
     pub fn advance(&mut self) -> Result<Option<LogPosition>, FormerError> {
         while let Some(entry) = self.entry()? {
-            let (epoch, pages) =
-                payload::decode(&entry.payload).ok_or(FormerError::Entry(entry.index))?;
+            let payload = payload::decode(&entry.payload).ok_or(FormerError::Entry(entry.index))?;
             // What was proposed late was applied by nobody.
-            if epoch == entry.term {
+            if let Content::Entry(pages) = payload.content
+                && payload.epoch == entry.term
+            {
                 self.store.apply(&[(entry.index, pages)])?;
                 return Ok(Some(LogPosition { term: entry.term, index: entry.index }));
             }

@@ -15,6 +15,7 @@
 //! send statements to other nodes, and does not decide who holds copies.
 
 mod alone;
+mod archive;
 mod batch;
 mod cancel;
 mod config;
@@ -31,6 +32,7 @@ mod payload;
 mod propose;
 mod read;
 mod readers;
+mod scrub;
 mod shard;
 mod status;
 mod take_over;
@@ -40,6 +42,7 @@ mod turn;
 mod write_lock;
 mod writer;
 
+pub use archive::{LoggedEntries, LoggedEntry};
 pub use cancel::Cancel;
 #[cfg(feature = "simulation")]
 pub use config::Faults;
@@ -49,6 +52,7 @@ pub use former::{Former, FormerError};
 pub use interactive::WriteTransaction;
 pub use job::Verdict;
 pub use read::{ReadLevel, ReadTransaction};
+pub use scrub::{ScrubPart, Unread};
 pub use shard::Shard;
 pub use status::{CopyState, ShardStatus, Stop};
 pub use token::{Token, TokenError};

@@ -9,7 +9,7 @@ use rung_consensus::{Committed, OwnCopy, Position, SnapshotSource, StateMachine}
 use rung_pages::{Outcome, PagesError};
 
 use crate::core::{Core, LogPlace, stop_for};
-use crate::payload::{self, APPLIED, PART, SKIPPED};
+use crate::payload::{self, APPLIED, Content, PART, SKIPPED};
 use crate::status::CopyState;
 
 /// Hands what is committed to the copy's pages, and tells who waits for it.
@@ -35,33 +35,15 @@ impl Machine {
         core.store()?.apply(entries)
     }
 
-    fn fail(&self, error: &PagesError) -> io::Error {
-        self.0.stop(stop_for(error));
-        io::Error::other(error.to_string())
-    }
-}
-
-fn position(entry: &Committed) -> Position {
-    Position { term: entry.term, index: entry.index }
-}
-
-impl StateMachine for Machine {
-    fn apply(&mut self, entries: &[Committed]) -> io::Result<Vec<Bytes>> {
-        let mut answers = vec![Bytes::from_static(SKIPPED); entries.len()];
-        let mut ours = Vec::with_capacity(entries.len());
-        for (at, entry) in entries.iter().enumerate() {
-            match payload::decode(&entry.payload) {
-                Some((epoch, pages)) if epoch == entry.term => ours.push((at, pages)),
-                // Late: see `payload`.
-                Some(_) => {}
-                None => {
-                    let what = format!("entry {} of the log is not one of a shard", entry.index);
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-                }
-            }
-        }
+    /// Gives some of the entries to the store, and notes what became of them.
+    fn apply_run(
+        &self,
+        entries: &[Committed],
+        ours: &[(usize, &[u8])],
+        answers: &mut [Bytes],
+    ) -> io::Result<()> {
         if ours.is_empty() {
-            return Ok(answers);
+            return Ok(());
         }
         let given: Vec<(u64, &[u8])> =
             ours.iter().map(|(at, pages)| (entries[*at].index, *pages)).collect();
@@ -89,6 +71,53 @@ impl StateMachine for Machine {
             });
         }
         core.note_checkpoint();
+        Ok(())
+    }
+
+    /// What archives want to know.
+    fn note_entries(&self, entries: &[Committed]) {
+        let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+        self.0.hold().applied(bytes as u64);
+        let times = entries.iter().filter_map(|entry| payload::decode(&entry.payload)?.at_ms);
+        let newest = times.max().unwrap_or(0);
+        self.0.counts.newest_entry_ms.fetch_max(newest, Ordering::AcqRel);
+    }
+
+    fn fail(&self, error: &PagesError) -> io::Error {
+        self.0.stop(stop_for(error));
+        io::Error::other(error.to_string())
+    }
+}
+
+fn position(entry: &Committed) -> Position {
+    Position { term: entry.term, index: entry.index }
+}
+
+impl StateMachine for Machine {
+    fn apply(&mut self, entries: &[Committed]) -> io::Result<Vec<Bytes>> {
+        let mut answers = vec![Bytes::from_static(SKIPPED); entries.len()];
+        let mut ours = Vec::with_capacity(entries.len());
+        self.note_entries(entries);
+        for (at, entry) in entries.iter().enumerate() {
+            match payload::decode(&entry.payload) {
+                // Late: see `payload`.
+                Some(read) if read.epoch != entry.term => {}
+                Some(read) => match read.content {
+                    Content::Entry(pages) => ours.push((at, pages)),
+                    Content::Mark(mark) => {
+                        self.apply_run(entries, &ours, &mut answers)?;
+                        ours.clear();
+                        self.0.read_marked(&mark, read.at_ms);
+                        answers[at] = Bytes::from_static(APPLIED);
+                    }
+                },
+                None => {
+                    let what = format!("entry {} of the log is not one of a shard", entry.index);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
+            }
+        }
+        self.apply_run(entries, &ours, &mut answers)?;
         Ok(answers)
     }
 
@@ -130,16 +159,23 @@ impl StateMachine for Machine {
     /// What this copy has executed itself was written by it, and needs only to be
     /// settled: that waits for nobody while nobody else works on the file.
     fn waits_for_disk(&self, entries: &[Committed]) -> bool {
-        let ours = entries.iter().filter_map(|entry| {
-            let (epoch, pages) = payload::decode(&entry.payload)?;
-            (epoch == entry.term).then_some((entry.index, pages))
-        });
-        let ours: Vec<(u64, &[u8])> = ours.collect();
+        let mut ours: Vec<(u64, &[u8])> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match payload::decode(&entry.payload) {
+                Some(payload) if payload.epoch == entry.term => match payload.content {
+                    Content::Entry(pages) => ours.push((entry.index, pages)),
+                    Content::Mark(_) => return true,
+                },
+                _ => {}
+            }
+        }
         !self.0.store_at_once().is_some_and(|store| store.would_settle(&ours))
     }
 
     fn own_copy(&self) -> Option<OwnCopy> {
-        Some(self.0.log().own_copy())
+        let mut own = self.0.log().own_copy();
+        own.durable = self.0.hold().release(own.durable);
+        Some(own)
     }
 }
 

@@ -124,6 +124,10 @@ impl Shard {
         core.close_store();
     }
 
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
     /// The shard's group: its members, its leader, its log.
     pub fn group(&self) -> &Group {
         &self.0.group

@@ -1,5 +1,6 @@
 //! Copies of a database, driven as a replicated log would drive them.
 
+mod archive;
 mod crashes;
 mod examples;
 mod group;

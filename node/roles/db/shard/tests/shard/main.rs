@@ -1,6 +1,7 @@
 //! Copies of a shard in one process: real files, real logs, and a network that can
 //! be cut.
 
+mod archive;
 mod chaos;
 mod checker;
 mod interactive;
