@@ -218,7 +218,8 @@ pub fn list(dir: &Path, node: &str) -> Vec<Tail> {
         .filter_map(|path| {
             let mut tail = header(&mut BufReader::new(File::open(&path).ok()?)).ok()?;
             node.clone_into(&mut tail.node);
-            tail.replayed_ms = fs::read_to_string(replayed(&path)).ok()?.trim().parse().ok();
+            let replayed = fs::read_to_string(replayed(&path)).ok();
+            tail.replayed_ms = replayed.and_then(|text| text.trim().parse().ok());
             Some(tail)
         })
         .take(MOST)
@@ -270,4 +271,42 @@ fn path_of(dir: &Path, name: &str) -> Result<PathBuf, Failure> {
             .next("`ctl db tail ls` lists them"));
     }
     Ok(dir.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(dir: &Path, name: &str, lines: &[&str]) {
+        let tail = Tail { file: name.to_owned(), ..Tail::default() };
+        let mut text = serde_json::to_string(&tail).unwrap();
+        for line in lines {
+            text.push('\n');
+            text.push_str(line);
+        }
+        fs::write(dir.join(name), text).unwrap();
+    }
+
+    #[test]
+    fn tails_are_listed_whether_replayed_or_not_and_other_files_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        keep(dir.path(), "a.tail", &[]);
+        keep(dir.path(), "b.tail", &[]);
+        fs::write(dir.path().join("b.tail.replayed"), "17").unwrap();
+        fs::write(dir.path().join("c.tail"), "something else").unwrap();
+        fs::write(dir.path().join("d.tail.unfinished"), "{}").unwrap();
+        let tails = list(dir.path(), "n2");
+        let told: Vec<_> =
+            tails.iter().map(|tail| (tail.file.as_str(), &*tail.node, tail.replayed_ms)).collect();
+        assert_eq!(told, [("a.tail", "n2", None), ("b.tail", "n2", Some(17))]);
+    }
+
+    #[test]
+    fn a_page_has_a_bounded_number_of_lines_and_a_name_stays_in_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        keep(dir.path(), "a.tail", &["1", "2", "3"]);
+        assert_eq!(page(dir.path(), "a.tail", 2).unwrap().lines, ["1", "2"]);
+        assert_eq!(page(dir.path(), "../a.tail", 2).unwrap_err().code, Code::Usage);
+        assert_eq!(page(dir.path(), "b.tail", 2).unwrap_err().code, Code::NotFound);
+    }
 }

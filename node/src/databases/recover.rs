@@ -151,8 +151,12 @@ impl Databases {
             Task::Seal(generation) => self.seal(copy, generation).await,
             Task::Found(recovery) => self.found_generation(&copy, &recovery).await,
             Task::GiveUp(retired) => {
-                if let (Some(retired), Some(sealed)) = (retired, copy.sealed) {
-                    self.keep_tail(&copy.record, sealed, *retired).await?;
+                match (retired, copy.sealed) {
+                    (Some(retired), Some(sealed)) => {
+                        self.keep_tail(&copy.record, sealed, *retired).await?;
+                    }
+                    (Some(_), None) => self.put_aside(&copy.record)?,
+                    (None, _) => {}
                 }
                 self.leave(copy.record.group).await
             }
@@ -251,6 +255,8 @@ impl Databases {
             return Ok(());
         }
         let dir = self.data.make_private_dir(tail::DIRECTORY)?;
+        let log = self.consensus.closed_log(record.group).await;
+        let noted = log.map_err(|error| failed(&error.into()))?.committed;
         let source = tail::Source {
             files: self.files(record.group),
             dir,
@@ -258,13 +264,30 @@ impl Databases {
             database: record.database.clone(),
             shard: record.shard,
             group: record.group,
-            committed: record.accepted.and_then(|accepted| accepted.committed),
+            committed: record.accepted.and_then(|accepted| accepted.committed).max(noted),
             retired,
         };
         let consensus = self.consensus.clone();
         let kept = blocking(move |runtime| tail::extract(&source, &consensus, runtime)).await?;
         tracing::warn!(database = record.database, file = kept, "kept the tail of a copy");
         Ok(())
+    }
+
+    /// Keeps the files of a copy that cannot be read, for whoever wants to try.
+    fn put_aside(&self, record: &CopyRecord) -> Result<(), Failure> {
+        let dir = self.data.make_private_dir(tail::DIRECTORY)?;
+        let CopyRecord { database, shard, generation, .. } = record;
+        let aside = dir.join(format!("{database}-{shard}-g{generation}-unreadable"));
+        match std::fs::rename(self.files(record.group), &aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::new(Code::DiskFailed, "a copy could not be put aside").because(error))
+            }
+            _ => {
+                let aside = aside.display();
+                tracing::error!(database, %aside, "a copy cannot be read and was put aside");
+                Ok(())
+            }
+        }
     }
 
     fn files(&self, group: GroupId) -> PathBuf {

@@ -147,6 +147,56 @@ fn a_copy_that_cannot_be_opened_is_made_anew() {
     damaged_copy_is_made_anew(|bytes| bytes[..100].fill(0x7f));
 }
 
+/// The segments of a node's log.
+fn segments(cluster: &Cluster, node: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(cluster.data(node).join("wal")).expect("a log").flatten();
+    files.map(|file| file.path()).filter(|path| path.is_file()).collect()
+}
+
+/// Changes a byte in the middle of what is written of the fullest segment.
+fn corrupt_log(cluster: &Cluster, node: &str) {
+    let written = |path: &PathBuf| {
+        let bytes = fs::read(path).expect("a segment");
+        bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0)
+    };
+    let fullest = segments(cluster, node).into_iter().max_by_key(written).expect("a segment");
+    let middle = written(&fullest) / 2;
+    let mut bytes = fs::read(&fullest).expect("a segment");
+    bytes[middle] ^= 0x5a;
+    fs::write(&fullest, bytes).expect("a segment");
+}
+
+#[test]
+fn a_copy_with_a_corrupt_log_record_is_made_anew() {
+    let cluster = Cluster::builder().nodes(3).alone().start();
+    // The log is that of the control group as well, which is not to be repaired here.
+    cluster.ctl(&["scale", "control", "1"]).expect(0);
+    let mut busy = Busy::begin(cluster, 2);
+    let voters = busy.cluster.voters();
+    let primary = busy.primary();
+    let is_free = |node: &String| !voters.contains(node) && *node != "n1" && *node != primary;
+    let node = busy.replicas().into_iter().find(is_free);
+    let node = node.unwrap_or_else(|| {
+        // The free node has the primary.
+        let voter = voters.first().expect("a voter");
+        busy.cluster.ctl(&["promote", voter]).expect(0);
+        busy.wait_serving(2);
+        busy.replicas().into_iter().find(|node| node != voter && node != "n1").expect("a replica")
+    });
+    busy.harmed(&node, |cluster| {
+        assert_eq!(cluster.stop(&node), Some(0));
+    });
+    corrupt_log(&busy.cluster, &node);
+    busy.cluster.restart(&node);
+    eventually("the node says that its copy is damaged", SOON, || {
+        let log = fs::read_to_string(busy.cluster.log(&node)).unwrap_or_default();
+        log.contains("damaged")
+    });
+    busy.go_on();
+    busy.wait_serving(2);
+    busy.end();
+}
+
 #[test]
 fn a_copy_without_room_stops_says_so_and_goes_on_when_there_is_room() {
     let mut cluster = Cluster::empty(Cluster::builder().nodes(3).alone());

@@ -1,34 +1,28 @@
 //! A majority of a database's copies is lost, and comes back after an operator has
 //! given it up.
 
-use std::path::Path;
-use std::time::Duration;
-
-use rung_proto::api::{NodeState, Tail, TailReplayed};
+use rung_proto::api::{Finding, NodeState, Severity, Tail, TailReplayed};
 use rung_tests::cluster::SOON;
 use rung_tests::process::signal;
 use rung_tests::workload::on_door;
-use rung_tests::{Cluster, eventually};
+use rung_tests::{Cluster, eventually, http};
 
 use crate::db_operations::DATABASE;
 
-const ROWS: &str = "SELECT number::text, text FROM notes ORDER BY number";
+const TABLE: &str = "CREATE TABLE notes (number int PRIMARY KEY, text text)";
+const ROWS: &str = "SELECT number, text FROM notes ORDER BY number";
 
-/// A statement on the given node, and its rows.
-fn run(cluster: &Cluster, node: &str, settings: &str, text: &str) -> Result<Vec<String>, String> {
-    let door = cluster.doors(node, DATABASE).write.with_settings(settings);
+/// A statement through the given node, and its rows.
+fn run(cluster: &Cluster, node: &str, text: &str) -> Result<Vec<String>, String> {
+    let door = cluster.doors(node, DATABASE).write.with_settings("SET rung.read = 'any'");
     let text = text.to_owned();
     let rows = on_door(&door, async move |client| client.rows(&text).await);
     let rows = rows.map_err(|outcome| format!("{outcome:?}"))?;
-    let line = |row: &tokio_postgres::Row| {
-        (0..row.len()).map(|at| row.get::<_, String>(at)).collect::<Vec<_>>().join(":")
-    };
-    Ok(rows.iter().map(line).collect())
+    Ok(rows.into_iter().map(|row| row.join(":")).collect())
 }
 
 fn write(cluster: &Cluster, node: &str, number: u32, text: &str) -> Result<(), String> {
-    let text = format!("INSERT INTO notes VALUES ({number}, '{text}')");
-    run(cluster, node, "SET rung.read = 'any'", &text).map(drop)
+    run(cluster, node, &format!("INSERT INTO notes VALUES ({number}, '{text}')")).map(drop)
 }
 
 fn wait_down(cluster: &Cluster, asked: &str, node: &str) {
@@ -38,11 +32,19 @@ fn wait_down(cluster: &Cluster, asked: &str, node: &str) {
     });
 }
 
+/// Whether the copy on a node has a batch that is not on a quorum.
+fn has_in_flight(cluster: &Cluster, node: &str) -> bool {
+    let admin = std::net::SocketAddr::new(cluster.ip(node).into(), 7401);
+    let told = http::get(admin, &admin.to_string(), "/metrics");
+    let text = told.map(|told| told.text()).unwrap_or_default();
+    let of_copies = text.lines().filter(|line| line.starts_with("rung_db_copy_in_flight{"));
+    of_copies.into_iter().any(|line| !line.ends_with(" 0"))
+}
+
 struct Lost {
     cluster: Cluster,
-    /// Where the survivor is.
     survivor: String,
-    /// Those that had more, of which the first was the primary.
+    /// Those that have more, of which the first was the primary.
     lost: [String; 2],
     /// A node without a copy.
     other: String,
@@ -50,7 +52,7 @@ struct Lost {
 
 /// Five nodes that vote for the control state, and a database on three of them: two
 /// are killed, with three rows that were acknowledged without the third, and one that
-/// was not acknowledged by anybody.
+/// nobody acknowledged.
 fn lose_a_majority() -> Lost {
     let mut cluster = Cluster::builder().alone().start();
     cluster.ctl(&["scale", "control", "5"]).expect(0);
@@ -59,30 +61,24 @@ fn lose_a_majority() -> Lost {
     let primary = shard.primary.clone().expect("a primary");
     let replicas: Vec<String> = shard.replicas.iter().map(|one| one.node.clone()).collect();
     let [survivor, replica] = replicas.try_into().expect("two replicas");
-    let copies = [&primary, &survivor, &replica];
-    let spare: Vec<String> =
-        cluster.running().into_iter().filter(|node| !copies.contains(&node)).collect();
+    let is_spare = |node: &String| ![&primary, &survivor, &replica].contains(&node);
+    let spare: Vec<String> = cluster.running().into_iter().filter(is_spare).collect();
     for node in &spare {
         cluster.ctl(&["node", "cordon", node]).expect(0);
     }
     let other = spare[0].clone();
-    run(&cluster, &other, "SET rung.read = 'any'", "CREATE TABLE notes (number int PRIMARY KEY, text text)")
-        .expect("a table");
+    run(&cluster, &other, TABLE).expect("a table");
     for number in 1..=10 {
         write(&cluster, &other, number, "both").expect("a row");
     }
     cluster.kill(&survivor);
     for number in 11..=13 {
-        write(&cluster, &other, number, "lost").expect("a row with two of three copies");
+        write(&cluster, &other, number, "lost").expect("a row on two of three copies");
     }
     signal(cluster.pid(&replica), "STOP");
     std::thread::scope(|scope| {
         let unsure = scope.spawn(|| write(&cluster, &primary, 14, "unsure"));
-        // It is in the primary's log before it is killed: the copy says so.
-        eventually("the primary has it in flight", SOON, || {
-            let metrics = rung_tests::http::get(&format!("http://{}/metrics", cluster.mesh_admin(&primary)));
-            metrics.is_some_and(|text| in_flight(&text))
-        });
+        eventually("it is in flight", SOON, || has_in_flight(&cluster, &primary));
         signal(cluster.pid(&primary), "KILL");
         assert!(unsure.join().expect("a client").is_err());
     });
@@ -94,6 +90,73 @@ fn lose_a_majority() -> Lost {
     Lost { cluster, survivor, lost: [primary, replica], other }
 }
 
-fn in_flight(_metrics: &str) -> bool {
-    true
+fn tails(cluster: &Cluster, asked: &str) -> Vec<Tail> {
+    let listed = cluster.ctl_of(asked, &["db", "tail", "ls", DATABASE, "-o", "json"]);
+    serde_json::from_str(&listed.stdout).unwrap_or_default()
+}
+
+fn replay(cluster: &Cluster, primary: &str, tail: &Tail) -> TailReplayed {
+    let path = cluster.data(&tail.node).join("tails").join(&tail.file);
+    let path = path.to_str().expect("a path");
+    let replayed = cluster.ctl_of(primary, &["db", "tail", "replay", DATABASE, path, "-o", "json"]);
+    serde_json::from_str(&replayed.expect(0).stdout).expect("what was replayed")
+}
+
+/// What a doctor says of databases that is a problem.
+fn problems(cluster: &Cluster, asked: &str) -> Vec<String> {
+    let told = cluster.ctl_of(asked, &["doctor", "-o", "json"]);
+    let findings: Vec<Finding> = serde_json::from_str(&told.stdout).expect("findings");
+    let is_ours = |one: &Finding| one.check == "databases" && one.severity == Severity::Problem;
+    findings.into_iter().filter(is_ours).map(|one| one.message).collect()
+}
+
+#[test]
+fn a_lost_majority_is_given_up_comes_back_and_what_it_had_is_replayed() {
+    let Lost { mut cluster, survivor, lost, other } = lose_a_majority();
+    eventually("the survivor answers reads", SOON, || {
+        run(&cluster, &survivor, ROWS).is_ok_and(|rows| !rows.is_empty() && rows.len() <= 10)
+    });
+    let refused = write(&cluster, &survivor, 50, "refused").expect_err("nothing can be written");
+    println!("a write without a majority: {refused}");
+    let hint = format!("ctl db recover {DATABASE}");
+    cluster.ctl_of(&other, &["doctor"]).expect(1).saying(&hint);
+    let recover = ["db", "recover", DATABASE];
+    let shown = cluster.ctl_of(&other, &recover).expect(5);
+    println!("{shown}");
+    shown.saying("--accept-data-loss --confirm-fenced").saying(&format!("{survivor} is reachable"));
+    cluster.ctl_of(&other, &["promote", &survivor]).expect(5).saying(&hint);
+    let accepted = ["--accept-data-loss", "--confirm-fenced"];
+    let recovered = cluster.ctl_of(&other, &[&recover[..], &accepted].concat()).expect(0);
+    println!("{recovered}");
+    let all: Vec<String> = (1..=10).map(|number| format!("{number}:both")).collect();
+    assert_eq!(run(&cluster, &other, ROWS).expect("the rows"), all);
+    write(&cluster, &other, 20, "new").expect("a row of the new generation");
+
+    for node in &lost {
+        cluster.restart(node);
+    }
+    cluster.wait_serving(DATABASE, 2);
+    eventually("both have kept a tail", SOON, || tails(&cluster, &other).len() == 2);
+    let mut kept = tails(&cluster, &other);
+    kept.sort_by_key(|tail| tail.node != lost[0]);
+    println!("{kept:#?}");
+    assert_eq!((kept[0].rows, kept[1].rows), (4, 3));
+    // The last entry of a log says how far the ones before it were committed.
+    assert_eq!((kept[0].acknowledged_rows, kept[1].acknowledged_rows), (3, 2));
+    let shown = cluster.ctl_of(&other, &["db", "tail", "show", DATABASE, &kept[0].file]);
+    println!("{}", shown.expect(0).saying("unsure"));
+    let primary = cluster.primary(DATABASE, &[]);
+    let done = [replay(&cluster, &primary, &kept[0]), replay(&cluster, &primary, &kept[1])];
+    assert_eq!(
+        done.map(|done| (done.applied, done.already, done.conflicts)),
+        [(4, 0, 0), (0, 3, 0)]
+    );
+    let there = run(&cluster, &primary, ROWS).expect("the rows");
+    assert_eq!(there.len(), 15, "{there:?}");
+    for node in &lost {
+        let copy = || run(&cluster, node, ROWS).is_ok_and(|rows| rows == there);
+        eventually("the copies that came back have all", SOON, copy);
+    }
+    eventually("the doctor has nothing to say", SOON, || problems(&cluster, &other).is_empty());
+    cluster.ctl_of(&other, &["audit"]).expect(0).saying("accepting a loss of data");
 }

@@ -8,6 +8,7 @@ mod db_bad_days;
 mod db_checks;
 mod db_operations;
 mod db_scrub;
+mod db_recover;
 mod exit_codes;
 mod formation;
 mod full_disk;
