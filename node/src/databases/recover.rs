@@ -212,7 +212,8 @@ impl Databases {
             ..copy.record.clone()
         };
         self.empty(record.group).await?;
-        let (old, files) = (copy.record.group, self.files(old_group(copy)));
+        let old = copy.record.group;
+        let files = self.files(old);
         let (target, consensus) = (self.files(record.group), self.consensus.clone());
         let copied = blocking(move |runtime| {
             let mut former =
@@ -293,10 +294,6 @@ impl Databases {
     fn files(&self, group: GroupId) -> PathBuf {
         self.dir(group).join("files")
     }
-}
-
-fn old_group(copy: &LocalCopy) -> GroupId {
-    copy.record.group
 }
 
 /// Whether a log that ends at `last` is a beginning of one that ends at `longer`:
