@@ -13,7 +13,12 @@ use rung_proto::api::ArchiveMoment;
 pub use recovery::{ConsentOptions, RecoverOptions, TailCommand};
 
 use crate::output::Format;
-use crate::render::time::{parse_duration, parse_time};
+use crate::render::time::parse_duration;
+
+use self::archives::parse_moment;
+pub use self::archives::{ArchiveArguments, ArchiveCommand};
+
+mod archives;
 
 /// Groups the commands, which clap alone would list in one column.
 const TEMPLATE: &str = "\
@@ -471,54 +476,6 @@ pub enum DbCommand {
     },
 }
 
-/// How a database is archived.
-#[derive(Args, Clone, Debug)]
-pub struct ArchiveArguments {
-    /// The database's name
-    #[arg(required = true)]
-    pub database: Option<String>,
-    /// The directory
-    #[arg(long, value_name = "DIR", required_unless_present = "off")]
-    pub to: Option<PathBuf>,
-    /// Archive it no longer; what is in the directory stays
-    #[arg(long, conflicts_with = "to")]
-    pub off: bool,
-    /// Moments that can be restored reach back so far; older files are removed
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_duration)]
-    pub keep: Duration,
-    /// How often a new base is made, from which a restore begins
-    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_duration)]
-    pub base_every: Duration,
-    #[command(flatten)]
-    pub options: ChangeOptions,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum ArchiveCommand {
-    /// Show the moments that can be restored from an archive
-    #[command(after_help = "The directory is read on the machine of the node that is asked.\n\n\
-        Examples:\n  ctl db archive ls photos\n  ctl db archive ls /mnt/archive/photos")]
-    Ls {
-        /// The database, or the archive's directory
-        #[arg(value_name = "DATABASE|DIR")]
-        what: String,
-    },
-}
-
-fn parse_moment(text: &str) -> Result<ArchiveMoment, String> {
-    if text == "latest" {
-        return Ok(ArchiveMoment::Latest);
-    }
-    if let Some(position) = text.strip_prefix("position:") {
-        return position.parse().map(ArchiveMoment::Position).map_err(|_| bad_moment(text));
-    }
-    parse_time(text).map(ArchiveMoment::Time).ok_or_else(|| bad_moment(text))
-}
-
-fn bad_moment(text: &str) -> String {
-    format!("expected latest, a time such as 2026-11-29T12:00:00Z, or position:N, got {text:?}")
-}
-
 #[derive(Subcommand, Debug)]
 pub enum NodeCommand {
     /// List nodes
@@ -636,58 +593,4 @@ pub enum OpCommand {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    fn each(command: &clap::Command, visit: &mut impl FnMut(&clap::Command)) {
-        visit(command);
-        for sub in command.get_subcommands() {
-            each(sub, visit);
-        }
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn the_grouped_list_names_every_command_as_it_describes_itself() {
-        for command in Arguments::command().get_subcommands() {
-            let about = command.get_about().unwrap().to_string();
-            let listed = TEMPLATE.lines().find_map(|line| {
-                let text = line.strip_prefix("  ")?.strip_prefix(command.get_name())?;
-                text.starts_with(' ').then(|| text.trim())
-            });
-            let listed = listed.unwrap_or_else(|| panic!("{} is not listed", command.get_name()));
-            assert!(about.starts_with(listed), "{listed:?} is not {about:?}");
-        }
-    }
-
-    #[test]
-    fn every_command_says_what_it_does_and_every_leaf_has_an_example() {
-        each(&Arguments::command(), &mut |command| {
-            let name = command.get_name();
-            assert!(command.get_about().is_some(), "{name}");
-            for argument in command.get_arguments() {
-                assert!(argument.get_help().is_some(), "{name}: {}", argument.get_id());
-            }
-            if command.get_subcommands().next().is_none() {
-                let after = command.get_after_help().map(ToString::to_string);
-                assert!(after.is_some_and(|text| text.contains("  ctl ")), "{name}");
-            }
-        });
-    }
-
-    #[test]
-    fn help_fits_eighty_columns_where_it_is_ours() {
-        each(&Arguments::command(), &mut |command| {
-            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            for line in TEMPLATE.lines().chain(after.lines()) {
-                assert!(line.chars().count() <= 90, "{}: {line}", command.get_name());
-            }
-        });
-    }
-}
+mod tests;

@@ -120,13 +120,14 @@ impl Work {
 
     fn failed(&mut self, node: &Node, copy: &LocalCopy, problem: String) {
         self.again = Some(Instant::now() + AGAIN);
+        let dir = self.setting.as_ref().map(|setting| setting.dir.clone()).unwrap_or_default();
         let mut archives = node.databases.archives();
         let status = archives.entry(copy.record.group).or_default();
         if status.problem.as_ref() != Some(&problem) {
             let database = &copy.record.database;
             tracing::error!(role = "db", database, problem, "an archive cannot be written");
         }
-        status.problem = Some(problem);
+        (status.dir, status.problem) = (dir, Some(problem));
     }
 }
 

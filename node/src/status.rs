@@ -190,7 +190,8 @@ fn archive(
     view: &View,
 ) -> Option<DatabaseArchive> {
     let setting = state.databases.get(database)?.archive.as_ref()?;
-    let (node, told) = view.archive(record.group).unzip();
+    let told = view.archive(record.group).filter(|(_, told)| told.dir == setting.dir);
+    let (node, told) = told.unzip();
     let told = told.cloned().unwrap_or_default();
     let is_complete = told.complete_ms > 0;
     Some(DatabaseArchive {

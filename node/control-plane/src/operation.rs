@@ -315,12 +315,22 @@ fn database_archived(database: &str, state: &State, view: &View) -> Progress {
         return Progress::Failed(Failure::new(Code::NotFound, what));
     };
     for shard in record.shards.values() {
-        let Some((node, archive)) = view.archive(shard.group) else {
+        let told = view.archive(shard.group).filter(|(_, told)| {
+            record.archive.as_ref().is_some_and(|archive| archive.dir == told.dir)
+        });
+        let Some((node, archive)) = told else {
             return Progress::Waiting("no node has begun it yet".to_owned());
         };
         let name = state.node_name(node);
         match &archive.problem {
-            Some(problem) => return Progress::Waiting(format!("{name}: {problem}")),
+            Some(problem) => {
+                let what = format!("{name} cannot write the archive");
+                return Progress::Failed(
+                    Failure::new(Code::ArchiveUnusable, what).because(problem).next(format!(
+                        "it is tried again all the time; `ctl db archive {database} --off` ends that"
+                    )),
+                );
+            }
             None if archive.base_ms.is_none() || archive.complete_ms == 0 => {
                 return Progress::Waiting(format!("{name} makes the first base"));
             }

@@ -196,6 +196,8 @@ pub struct CopyStatus {
 /// How far an archive is, as its writer sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ArchiveStatus {
+    /// The directory, as it was asked for.
+    pub dir: String,
     /// The last entry of the group's log that need not be kept for it.
     pub log_index: u64,
     /// The last batch in it, and when that was proposed, milliseconds since 1970.

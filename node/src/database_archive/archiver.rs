@@ -1,13 +1,15 @@
 //! Writing one archive: what the log has goes into it, and now and then a base.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rung_pages::Snapshot;
 use rung_pages::archive::{ArchiveError, ArchiveId, ArchiveWriter, Intake, WriterOptions};
 use rung_proto::api::ArchiveSetting;
 use rung_proto::soft::ArchiveStatus;
-use rung_shard::{LoggedEntries, LoggedEntry, Shard};
+use rung_shard::{LoggedEntries, LoggedEntry, Shard, Token};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep};
 
 use super::shard_dir;
 use crate::clock::now_ms;
@@ -18,15 +20,22 @@ const PIECE: usize = 4 << 20;
 const PIECES: usize = 16;
 /// A base that could not be made is tried again after this, in milliseconds.
 const BASE_AGAIN_MS: u64 = 30_000;
+/// How long a group may take to tell what it has applied, and between two looks.
+const TOLD: Duration = Duration::from_secs(5);
+const TOLD_AGAIN: Duration = Duration::from_millis(10);
+/// What cannot be read after so long, in milliseconds, does not come any more.
+const OTHER_MS: u64 = 10_000;
 
 /// The size of a base and when it was taken.
 type Base = Result<(u64, u64), ArchiveError>;
 
 /// Writes the archive of a shard.
 pub struct Archiver {
-    writer: ArchiveWriter,
+    writer: Box<ArchiveWriter>,
     base: Option<JoinHandle<Base>>,
     base_again_ms: u64,
+    /// What the copy showed and the archive did not have, and since when.
+    lacks: Option<(Token, u64)>,
     status: ArchiveStatus,
 }
 
@@ -53,6 +62,7 @@ impl Archiver {
             base_ms: setting.base_ms,
             ..WriterOptions::default()
         };
+        let status = ArchiveStatus { dir: setting.dir.clone(), ..ArchiveStatus::default() };
         let dir = PathBuf::from(setting.dir);
         let writer = blocking(move || {
             if !dir.is_dir() {
@@ -65,10 +75,11 @@ impl Archiver {
             ArchiveWriter::open(&dir, id, &writer, options)
         });
         let mut opened = Self {
-            writer: writer.await?,
+            writer: Box::new(writer.await?),
             base: None,
             base_again_ms: 0,
-            status: ArchiveStatus::default(),
+            lacks: None,
+            status,
         };
         opened.note();
         Ok(opened)
@@ -92,14 +103,14 @@ impl Archiver {
         }
         for _ in 0..PIECES {
             let Some(from) = self.writer.next_index() else { return Ok(self) };
-            let asked_ms = now_ms();
+            let (settled, asked_ms) = (shard.position(), now_ms());
             match shard.read_log(from, PIECE).await.map_err(|error| error.to_string())? {
                 LoggedEntries::Purged => {
                     self.status.gaps += 1;
                     self.writer.end_chain().map_err(|error| error.to_string())?;
                 }
                 LoggedEntries::Next(entries, next) if entries.is_empty() && next == from => {
-                    self.status.complete_ms = asked_ms;
+                    self.compare(settled, asked_ms)?;
                     break;
                 }
                 LoggedEntries::Next(entries, next) => self = self.take(entries, next).await?,
@@ -112,6 +123,27 @@ impl Archiver {
         let mut rested = rested.await?;
         rested.note();
         Ok(rested)
+    }
+
+    /// Looks whether the archive has what the copy shows, when there was nothing to read.
+    /// What the group tells of itself may be a moment older. A copy of another history,
+    /// after a recovery, never comes to what is archived: it needs a base of its own.
+    fn compare(&mut self, settled: Token, asked_ms: u64) -> Result<(), String> {
+        let Some((last, _)) = self.writer.last() else { return Ok(()) };
+        let has = |seen: &Token| last.sequence >= seen.sequence && last.epoch >= seen.epoch;
+        if let Some((_, at_ms)) = self.lacks.take_if(|(seen, _)| has(seen)) {
+            self.status.complete_ms = at_ms;
+        }
+        if has(&settled) {
+            (self.status.complete_ms, self.lacks) = (asked_ms, None);
+            return Ok(());
+        }
+        let (_, since_ms) = *self.lacks.get_or_insert((settled, asked_ms));
+        if asked_ms.saturating_sub(since_ms) < OTHER_MS {
+            return Ok(());
+        }
+        (self.lacks, self.status.gaps) = (None, self.status.gaps + 1);
+        self.writer.end_chain().map_err(|error| error.to_string())
     }
 
     async fn take(mut self, entries: Vec<LoggedEntry>, next: u64) -> Result<Self, String> {
@@ -131,6 +163,7 @@ impl Archiver {
         self.base_again_ms = now_ms().saturating_add(BASE_AGAIN_MS);
         let snapshot = shard.snapshot().await.map_err(|error| error.to_string())?;
         let header = *snapshot.header();
+        let until = Instant::now() + TOLD;
         while let Some(from) = self.writer.next_index().filter(|next| *next <= header.log_index) {
             let piece = shard.read_log(from, PIECE).await.map_err(|error| error.to_string())?;
             match piece {
@@ -138,6 +171,8 @@ impl Archiver {
                     entries.retain(|entry| entry.index <= header.log_index);
                     self = self.take(entries, next.min(header.log_index + 1)).await?;
                 }
+                // The group has not told yet that it applied them.
+                LoggedEntries::Next(..) if Instant::now() < until => sleep(TOLD_AGAIN).await,
                 // The base closes the gap.
                 LoggedEntries::Next(..) | LoggedEntries::Purged => {
                     self.status.gaps += 1;

@@ -17,8 +17,8 @@ const SHARD: u32 = 0;
 
 fn failure(dir: &Path, error: ArchiveError) -> Failure {
     let next = match &error {
-        ArchiveError::Damaged { before: Some((_, position)), .. } => {
-            format!("`--at position:{}` restores what is before it", position.sequence)
+        ArchiveError::Damaged { before: Some((_, sequence)), .. } => {
+            format!("`--at position:{sequence}` restores what is before it")
         }
         ArchiveError::NotThere(_) | ArchiveError::Damaged { .. } => {
             format!("`ctl db archive ls {}` shows what can be restored", dir.display())

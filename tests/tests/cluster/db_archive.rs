@@ -87,7 +87,8 @@ fn a_moment_of_an_archive_is_restored_in_another_cluster_after_its_primary_died(
     load.go_on_for(20);
 
     // A directory that is not there is a problem that is told, and is never made.
-    cluster.ctl(&["db", "archive", DATABASE, "--to", &path, "--timeout", "2s"]).expect(4);
+    let archive_to = ["db", "archive", DATABASE, "--to", path.as_str()];
+    cluster.ctl(&archive_to).expect(1).saying("is not there");
     eventually("the directory is missed", SOON, || {
         archive(&cluster).is_some_and(|it| it.problem.is_some_and(|why| why.contains("not there")))
     });
@@ -157,7 +158,7 @@ fn a_moment_of_an_archive_is_restored_in_another_cluster_after_its_primary_died(
     other.ctl(&["db", "restore", "copied", &backup, "--replace"]).expect(0);
     assert_rows(&other.doors("n1", "copied"), &records, "from the backup");
     // It is the archive of another cluster's database.
-    other.ctl(&["db", "archive", DATABASE, "--to", &path, "--timeout", "2s"]).expect(4);
+    other.ctl(&archive_to).expect(1).saying("of another database");
     eventually("it is not mixed with another", SOON, || {
         archive(&other).is_some_and(|it| it.problem.is_some_and(|why| why.contains("another")))
     });

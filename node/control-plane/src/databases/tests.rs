@@ -124,11 +124,17 @@ fn an_archive_is_waited_for_and_a_replica_writes_it() {
         let soft = view.soft.get_mut(&writer).expect("the writer");
         soft.databases[0].archive = Some(archive);
         let update = advance(&operation, &machine.state, &view).expect("something new");
-        update.to == StepState::Done
+        update.to
     };
-    assert!(!tell(ArchiveStatus { problem: Some("full".to_owned()), ..Default::default() }));
-    let complete = ArchiveStatus { base_ms: Some(1), complete_ms: 2, ..Default::default() };
-    assert!(tell(complete));
+    let full = ArchiveStatus { dir: setting.dir.clone(), ..Default::default() };
+    let full = ArchiveStatus { problem: Some("full".to_owned()), ..full };
+    let elsewhere = ArchiveStatus { dir: "/old".to_owned(), ..full.clone() };
+    assert_eq!(tell(elsewhere), StepState::Running);
+    assert_eq!(tell(full.clone()), StepState::Failed);
+    let begun = ArchiveStatus { problem: None, ..full };
+    assert_eq!(tell(begun.clone()), StepState::Running);
+    let complete = ArchiveStatus { base_ms: Some(1), complete_ms: 2, ..begun };
+    assert_eq!(tell(complete), StepState::Done);
     assert_eq!(planned(&change(Some(&setting)), &machine, &view).unwrap(), None);
 }
 

@@ -31,7 +31,6 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::error::PagesError;
-use crate::position::Position;
 
 /// Why an archive cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +52,9 @@ pub enum ArchiveError {
         /// What was seen.
         what: String,
         /// The last moment before the damage that can be restored, if there is one:
-        /// milliseconds since 1970 and position.
-        before: Option<(u64, Position)>,
+        /// milliseconds since 1970 and the sequence
+        /// of its position.
+        before: Option<(u64, u64)>,
     },
     /// What is asked for is not there.
     #[error("{0}")]
@@ -74,9 +74,9 @@ pub enum ArchiveError {
     Pages(#[from] PagesError),
 }
 
-fn restorable(before: &Option<(u64, Position)>) -> String {
-    let Some((at_ms, position)) = before else { return String::new() };
-    let (at, sequence) = (Moment(*at_ms), position.sequence);
+fn restorable(before: &Option<(u64, u64)>) -> String {
+    let Some((at_ms, sequence)) = before else { return String::new() };
+    let at = Moment(*at_ms);
     format!("; position {sequence} of {at} is the last before it that can be restored")
 }
 

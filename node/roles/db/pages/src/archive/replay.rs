@@ -183,7 +183,7 @@ impl Replay {
                 file: damage.path.clone(),
                 offset: damage.offset,
                 what: damage.what.clone(),
-                before: Some((self.at_ms, position)),
+                before: Some((self.at_ms, position.sequence)),
             });
         }
         match target {
@@ -288,7 +288,7 @@ impl Replay {
     }
 
     fn damaged(&self, file: &EntriesFile, offset: u64, what: String) -> ArchiveError {
-        let before = Some((self.at_ms, self.store.position()));
+        let before = Some((self.at_ms, self.store.position().sequence));
         ArchiveError::Damaged { file: file.path.clone(), offset, what, before }
     }
 }
