@@ -388,8 +388,8 @@ pub enum DbCommand {
     #[command(
         after_help = "The directory is one on the machines of all nodes with a copy, such as \
         a mounted share;\nit must be there, and is this database's alone. A replica writes it if \
-        there is one. It has\na base of all pages and every transaction since, half a second \
-        after it was committed.\n\nExamples:\n  \
+        there is one.\nIt has a base of all pages and every transaction since, half a second \
+        after it was\ncommitted.\n\nExamples:\n  \
         ctl db archive photos --to /mnt/archive/photos --keep 14d\n  \
         ctl db archive photos --off\n  ctl db archive ls photos"
     )]
@@ -402,7 +402,7 @@ pub enum DbCommand {
     /// Compare every page of every copy now; exit 1 if something is damaged
     #[command(after_help = "It is done by itself once a day, 4 MiB a second. A copy that is \
         damaged stops serving and\nis made anew from the others, the primary's too: another copy \
-        takes the lead. Of two copies\nthat differ the one is taken that SQLite finds in order; \
+        takes the lead. Of two\ncopies that differ the one is taken that SQLite finds in order; \
         what cannot be decided is\nreported, and nothing is changed.\n\nExamples:\n  \
         ctl db scrub photos\n  ctl db scrub photos --rate 64")]
     Scrub {
