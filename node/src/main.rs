@@ -49,7 +49,6 @@ use rung_admin::{AdminConfig, AdminServer};
 use rung_proto::{Code, Failure};
 use rung_runtime::{Watchdog, WatchdogConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -58,7 +57,7 @@ use crate::backend::NodeBackend;
 use crate::data_dir::DataDir;
 use crate::node::Node;
 use crate::options::Options;
-use crate::role_log::{RoleLog, RoleLogLayer};
+use crate::role_log::RoleLog;
 
 /// Threads of the core runtime: membership, consensus and control never wait
 /// for a busy role, whose data plane has threads of its own.
@@ -102,8 +101,7 @@ fn start_logging(role_log: &Arc<RoleLog>) {
     };
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
-        // Without a filter of its own it would switch on what everybody says.
-        .with(RoleLogLayer(Arc::clone(role_log)).with_filter(LevelFilter::INFO))
+        .with(role_log::layer(Arc::clone(role_log)))
         .init();
 }
 

@@ -10,7 +10,9 @@ use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::clock::now_ms;
 
@@ -85,8 +87,16 @@ fn role_of(target: &str) -> Option<Role> {
     }
 }
 
-/// Copies the events of roles into a [`RoleLog`].
-pub struct RoleLogLayer(pub Arc<RoleLog>);
+/// Copies the events of roles into a [`RoleLog`]. A layer without a filter switches on
+/// whatever anybody says, so this one has its own.
+pub fn layer<S>(log: Arc<RoleLog>) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    RoleLogLayer(log).with_filter(LevelFilter::INFO)
+}
+
+struct RoleLogLayer(Arc<RoleLog>);
 
 impl<S: Subscriber> Layer<S> for RoleLogLayer {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
@@ -112,5 +122,27 @@ impl Visit for Line {
             "message" => write!(self.message, "{value:?}"),
             name => write!(self.fields, " {name}={value:?}"),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn what_roles_say_is_kept_and_nothing_below_it_is_switched_on() {
+        let log = RoleLog::new();
+        let subscriber = tracing_subscriber::registry().with(layer(Arc::clone(&log)));
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(!tracing::enabled!(Level::DEBUG));
+            tracing::info!(target: "rung_dns", "told");
+            tracing::debug!(target: "rung_dns", "not told");
+        });
+        let lines: Vec<_> = log.tail(Role::Dns, 10).iter().map(|line| line.text.clone()).collect();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("told"), "{lines:?}");
     }
 }

@@ -145,3 +145,31 @@ async fn a_queue_that_is_full_refuses() {
     assert_eq!(read(&shard, ReadLevel::Any, "SELECT count(*) FROM t").await, Ok(4));
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_closed_around_a_read_can_be_opened_at_once() {
+    let mut cluster = Cluster::start(1).await;
+    let (node, shard) = cluster.primary().await;
+    write(&shard, "CREATE TABLE t(x)").await.unwrap();
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    let work = move |executor: &mut Executor, _: &Turn| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let read = number(executor, ENDLESS);
+        // It is interrupted, and has the file open for a moment longer.
+        std::thread::sleep(Duration::from_millis(200));
+        read
+    };
+    let reading =
+        tokio::spawn(
+            async move { shard.read(ReadLevel::Any, PATIENCE, &Cancel::new(), work).await },
+        );
+    eventually("a thread reads", || calls.load(Ordering::Relaxed) == 2).await;
+    cluster.kill(node).await;
+    cluster.restart(node).await;
+    assert!(reading.await.unwrap().is_err());
+    let (_, shard) = cluster.primary().await;
+    write(&shard, "INSERT INTO t VALUES (1)").await.unwrap();
+    assert_eq!(read(&shard, ReadLevel::Any, "SELECT count(*) FROM t").await, Ok(1));
+    cluster.stop().await;
+}
