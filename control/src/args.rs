@@ -465,14 +465,19 @@ pub enum DbCommand {
         options: ChangeOptions,
     },
     /// Print the URL that programs on this node reach a database by; it holds the password
-    #[command(after_help = "Examples:\n  ctl db url photos\n  \
-        psql \"$(ctl db url photos --replica)\"")]
+    #[command(after_help = "With --ca it is the URL for programs on other machines, if the \
+        node lets them\nin (rungd --listen postgres).\n\nExamples:\n  ctl db url photos\n  \
+        psql \"$(ctl db url photos --replica)\"\n  psql \"$(ctl db url photos --ca rung-ca.crt)\"")]
     Url {
         /// The database's name; may be left out while there is one
         database: Option<String>,
         /// The URL whose sessions only read, on a copy nearby
         #[arg(long)]
         replica: bool,
+        /// Write the CA's certificate to this file, and print a URL by which clients
+        /// encrypt and verify
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
     },
 }
 

@@ -245,7 +245,7 @@ impl Backend for NodeBackend {
             let LeaderAnswer::DatabasePassword(password) = self.ask(request).await? else {
                 return Err(unexpected());
             };
-            Ok(database_access::urls(&database, &password, self.node.addresses.sql))
+            Ok(database_access::access(&self.node, &database, &password))
         })
     }
 

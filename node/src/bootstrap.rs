@@ -39,6 +39,8 @@ pub struct Addresses {
     pub https: SocketAddr,
     pub dns: SocketAddr,
     pub sql: SocketAddr,
+    /// Where others reach the databases, if that is wanted.
+    pub sql_private: Option<SocketAddr>,
     pub public: IpAddr,
 }
 
@@ -51,8 +53,11 @@ impl Addresses {
             http: at(settings.public, 8080),
             https: at(settings.public, 8443),
             dns: at(settings.public, 5300),
-            // Apps are on this machine; nobody else may reach the database here.
+            // Apps are on this machine; nobody else may reach the database there.
             sql: at(loopback(settings.bind), 5432),
+            // A loopback address is where apps are already.
+            sql_private: (settings.listen_postgres && !settings.bind.is_loopback())
+                .then(|| at(settings.bind, 5432)),
             public: settings.public,
         }
     }

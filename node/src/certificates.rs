@@ -80,7 +80,8 @@ fn due_ms(identity: &NodeIdentity, jitter: f64) -> u64 {
     renewal_ms(identity.signed_ms(), identity.not_after_ms(), jitter)
 }
 
-fn renewal_ms(signed: u64, not_after: u64, jitter: f64) -> u64 {
+/// When a certificate is to be renewed, milliseconds since 1970.
+pub fn renewal_ms(signed: u64, not_after: u64, jitter: f64) -> u64 {
     let lifetime = not_after.saturating_sub(signed);
     let early = (lifetime as f64 / 10.0 * jitter) as u64;
     (signed + lifetime / 3 * 2).saturating_sub(early)

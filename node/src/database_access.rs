@@ -12,6 +12,9 @@ use ring::hmac;
 use rung_control_plane::sealed::ClusterKey;
 use rung_proto::api::DatabaseUrl;
 
+use crate::node::Node;
+use crate::sql_certificate::{self, Shown};
+
 /// What the user of a database logs in with: 43 characters that need no escape in
 /// a URL.
 pub fn password(key: &ClusterKey, database: &str) -> String {
@@ -25,11 +28,24 @@ pub fn verifier(password: &str) -> String {
     rung_db::ScramVerifier::new(password).to_string()
 }
 
-/// The URLs of a database for programs that reach it at `address`.
-pub fn urls(database: &str, password: &str, address: SocketAddr) -> DatabaseUrl {
+/// The URL of a database for programs that reach it at `address`, and the one whose
+/// sessions only read.
+pub fn urls(database: &str, password: &str, address: SocketAddr) -> (String, String) {
     let url = format!("postgres://{database}:{password}@{address}/{database}");
     let replica_url = format!("{url}?options=-c%20rung.role%3Dreplica");
-    DatabaseUrl { url, replica_url }
+    (url, replica_url)
+}
+
+/// Everything that a program needs to reach a database through this node.
+pub fn access(node: &Node, database: &str, password: &str) -> DatabaseUrl {
+    let (url, replica_url) = urls(database, password, node.addresses.sql);
+    let remote = node.addresses.sql_private.map(|at| urls(database, password, at));
+    let (remote_url, remote_replica_url) = remote.unzip();
+    let ca_certificate = match node.sql.shown() {
+        Shown::Issued => Some(sql_certificate::pem(node.identity().ca_certificate())),
+        Shown::Own | Shown::Nothing => None,
+    };
+    DatabaseUrl { url, replica_url, remote_url, remote_replica_url, ca_certificate }
 }
 
 #[cfg(test)]
@@ -47,8 +63,8 @@ mod tests {
 
     #[test]
     fn urls_are_those_that_drivers_read() {
-        let urls = urls("photos", "secret", "127.0.0.11:5432".parse().unwrap());
-        assert_eq!(urls.url, "postgres://photos:secret@127.0.0.11:5432/photos");
-        assert!(urls.replica_url.ends_with("?options=-c%20rung.role%3Dreplica"));
+        let (url, replica) = urls("photos", "secret", "127.0.0.11:5432".parse().unwrap());
+        assert_eq!(url, "postgres://photos:secret@127.0.0.11:5432/photos");
+        assert!(replica.ends_with("?options=-c%20rung.role%3Dreplica"));
     }
 }

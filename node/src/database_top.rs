@@ -22,6 +22,7 @@ pub fn here(node: &Node) -> DatabaseTop {
     let (statistics, name) = (server.statistics(), || node.name().to_owned());
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     let counters = statistics.counters();
+    let state = node.control.state();
     let at_ms = |at: std::time::SystemTime| {
         let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -59,6 +60,10 @@ pub fn here(node: &Node) -> DatabaseTop {
                 at_ms: at_ms(slow.at),
                 took_ms: milliseconds(slow.took),
                 text: slow.text,
+                database: slow.database,
+                user: slow.user,
+                rows: slow.rows,
+                executed_on: slow.executed_on.map_or_else(name, |other| state.node_name(other)),
             })
             .collect(),
     }

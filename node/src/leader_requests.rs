@@ -23,6 +23,7 @@ use crate::protocol::{
     Contact, EnvAnswer, Joiner, LeaderAnswer, LeaderReply, LeaderRequest, Welcome,
 };
 use crate::soft_state::SoftState;
+use crate::sql_certificate;
 
 /// Clocks of two nodes may differ by so much.
 pub const MAX_CLOCK_SKEW_MS: u64 = 60_000;
@@ -71,6 +72,7 @@ impl LeaderRequests {
                 let welcome = self.renew(node, &csr)?;
                 Ok(LeaderAnswer::Welcome(Box::new(welcome)))
             }
+            LeaderRequest::CertifyServer { node, csr } => self.certify_server(node, &csr),
             LeaderRequest::Started { node, incarnation, mesh, admin, public, version } => {
                 let update =
                     Command::UpdateNode { node, incarnation, mesh, admin, public, version };
@@ -379,6 +381,22 @@ impl LeaderRequests {
             ca_certificate: authority.certificate_der().to_vec(),
             peers: self.contacts(&state),
         })
+    }
+
+    /// A certificate for the addresses at which clients of SQL find a node.
+    fn certify_server(&self, node: NodeId, csr: &[u8]) -> Result<LeaderAnswer, ProposeFailure> {
+        let state = self.control.state();
+        let record = state.nodes.get(&node);
+        let record = record.ok_or_else(|| {
+            let failure = Failure::new(Code::IdentityRefused, "the node was removed meanwhile");
+            ProposeFailure::Refused(failure)
+        })?;
+        let names = sql_certificate::names(record);
+        let certificate = self
+            .authority()?
+            .sign_server(csr, &names, self.certificate_lifetime, now_ms())
+            .map_err(|error| internal(&error.to_string()))?;
+        Ok(LeaderAnswer::ServerCertificate(certificate.into()))
     }
 
     /// Nodes to begin with, those first that can say the most.

@@ -33,6 +33,7 @@ mod routing;
 mod services;
 mod site_certificates;
 mod soft_state;
+mod sql_certificate;
 mod sql_role;
 mod status;
 mod streams;

@@ -18,7 +18,7 @@ one. Afterwards `rungd --data DIR` is enough: the node remembers the rest.
   rungd --data d2 --bind 10.0.0.2 --join 10.0.0.1:7400 --token-file token
 
 Ports, plus --port-offset: 7400/udp mesh, 7401 admin, 8080 HTTP, 8443 HTTPS,
-5300 DNS.";
+5300 DNS, 5432 PostgreSQL's protocol.";
 
 /// A node of Rung: one process that is a whole web backend.
 #[derive(Parser, Clone, Debug)]
@@ -42,8 +42,17 @@ pub struct Options {
     /// Added to every port, for several nodes on one address
     #[arg(long, value_name = "N")]
     pub port_offset: Option<u16>,
+    /// Open this port on the private address as well, with TLS and passwords:
+    /// `postgres`, or `none` [default: none]
+    #[arg(long, value_name = "PORT")]
+    pub listen: Option<String>,
+    /// Log SQL statements that take so long, in `ctl logs db`: `500ms`, `1s`, or
+    /// `off` [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub slow_statement: Option<String>,
     /// A file of the same settings (name, dc, bind, public, port_offset, roles,
-    /// cluster); the command line wins
+    /// cluster, `postgres = true` under [listen] and `slow_statement` under [db]);
+    /// the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Join the cluster of the node whose mesh is here
@@ -74,6 +83,24 @@ pub struct SettingsFile {
     port_offset: Option<u16>,
     roles: Option<String>,
     cluster: Option<String>,
+    #[serde(default)]
+    listen: ListenFile,
+    #[serde(default)]
+    db: DbFile,
+}
+
+/// What is special to databases.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+struct DbFile {
+    slow_statement: Option<String>,
+}
+
+/// Ports for apps that are opened on the private address as well.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+struct ListenFile {
+    postgres: Option<bool>,
 }
 
 /// What a node remembers in `node.json`.
@@ -87,6 +114,17 @@ pub struct Settings {
     pub cluster: String,
     /// What `--roles` said at the first start.
     pub roles: String,
+    /// Whether others may reach the databases at the private address.
+    #[serde(default)]
+    pub listen_postgres: bool,
+    /// SQL statements that take so many milliseconds are logged; none are without it.
+    #[serde(default = "one_second")]
+    pub slow_statement_ms: Option<u64>,
+}
+
+#[allow(clippy::unnecessary_wraps)] // as serde wants it
+fn one_second() -> Option<u64> {
+    Some(1000)
 }
 
 /// Parses a settings file.
@@ -150,6 +188,18 @@ impl Options {
                 .or(file.roles)
                 .or(remembered.map(|known| known.roles.clone()))
                 .unwrap_or_else(|| "auto".to_owned()),
+            listen_postgres: parse_listen(self.listen.as_deref())?
+                .or(file.listen.postgres)
+                .or(remembered.map(|known| known.listen_postgres))
+                .unwrap_or(false),
+            slow_statement_ms: match self
+                .slow_statement
+                .as_ref()
+                .or(file.db.slow_statement.as_ref())
+            {
+                Some(given) => parse_slow_statement(given)?,
+                None => remembered.map_or_else(one_second, |known| known.slow_statement_ms),
+            },
         };
         check_name("name", &settings.name)?;
         check_name("data center", &settings.dc)?;
@@ -158,6 +208,11 @@ impl Options {
             return Err(Failure::new(Code::Config, "--port-offset is at most 57000"));
         }
         parse_pins(&settings.roles)?;
+        if settings.listen_postgres && settings.bind.is_unspecified() {
+            let what = format!("{} is no address to open a port on", settings.bind);
+            return Err(Failure::new(Code::Config, what)
+                .next("give the private address itself with --bind"));
+        }
         Ok(settings)
     }
 
@@ -169,6 +224,29 @@ impl Options {
         let text = std::fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
         parse_settings(&text).map_err(cannot)
     }
+}
+
+fn parse_listen(given: Option<&str>) -> Result<Option<bool>, Failure> {
+    match given {
+        None => Ok(None),
+        Some("postgres") => Ok(Some(true)),
+        Some("none") => Ok(Some(false)),
+        Some(other) => Err(Failure::new(Code::Config, format!("{other:?} is no port to open"))
+            .next("use --listen postgres or --listen none")),
+    }
+}
+
+fn parse_slow_statement(given: &str) -> Result<Option<u64>, Failure> {
+    if given == "off" {
+        return Ok(None);
+    }
+    let parsed = rung_bundle::parse_duration(given);
+    let milliseconds = parsed.map(|duration| duration.as_millis() as u64);
+    milliseconds.map(Some).map_err(|why| {
+        Failure::new(Code::Config, "slow_statement is wrong")
+            .because(why)
+            .next("use 500ms, 1s or off")
+    })
 }
 
 fn host_name() -> String {
@@ -235,6 +313,44 @@ mod tests {
         // Nobody knows it by that name yet.
         let renamed = options(&["--name", "n2"]).settings(Some((&settings, false))).unwrap();
         assert_eq!(renamed.name, "n2");
+    }
+
+    #[test]
+    fn a_port_is_opened_to_others_only_when_asked() {
+        let listens = |arguments: &[&str], known| {
+            let settings = options(arguments).settings(known);
+            settings.map(|settings| settings.listen_postgres)
+        };
+        assert_eq!(listens(&[], None), Ok(false));
+        let open = options(&["--listen", "postgres"]).settings(None).unwrap();
+        assert!(open.listen_postgres);
+        assert_eq!(listens(&[], Some((&open, true))), Ok(true));
+        assert_eq!(listens(&["--listen", "none"], Some((&open, true))), Ok(false));
+        assert!(listens(&["--listen", "redis"], None).is_err());
+        assert!(listens(&["--listen", "postgres", "--bind", "0.0.0.0"], None).is_err());
+        let file = parse_settings("[listen]\npostgres = true").unwrap();
+        assert_eq!(file.listen.postgres, Some(true));
+        assert!(parse_settings("[listen]\nredis = true").is_err());
+    }
+
+    #[test]
+    fn slow_statements_are_those_over_a_second_unless_said() {
+        let limit = |arguments: &[&str]| {
+            options(arguments).settings(None).map(|settings| settings.slow_statement_ms)
+        };
+        assert_eq!(limit(&[]), Ok(Some(1000)));
+        assert_eq!(limit(&["--slow-statement", "250ms"]), Ok(Some(250)));
+        assert_eq!(limit(&["--slow-statement", "off"]), Ok(None));
+        assert!(limit(&["--slow-statement", "soon"]).is_err());
+        let off = options(&["--slow-statement", "off"]).settings(None).unwrap();
+        assert_eq!(options(&[]).settings(Some((&off, true))).unwrap().slow_statement_ms, None);
+        // Settings that an older version remembered have no word of it.
+        let mut old = serde_json::to_value(&off).unwrap();
+        old.as_object_mut().unwrap().remove("slow_statement_ms");
+        let read: Settings = serde_json::from_value(old).unwrap();
+        assert_eq!(read.slow_statement_ms, Some(1000));
+        let file = parse_settings("[db]\nslow_statement = \"2s\"").unwrap();
+        assert_eq!(file.db.slow_statement.as_deref(), Some("2s"));
     }
 
     #[test]

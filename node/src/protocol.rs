@@ -120,6 +120,12 @@ pub enum LeaderRequest {
         #[serde(with = "serde_bytes")]
         csr: Vec<u8>,
     },
+    /// A certificate by which a node's clients of SQL know it.
+    CertifyServer {
+        node: NodeId,
+        #[serde(with = "serde_bytes")]
+        csr: Vec<u8>,
+    },
     /// A node that started says where it is.
     Started {
         node: NodeId,
@@ -146,6 +152,7 @@ impl LeaderRequest {
             LeaderRequest::Tokens
             | LeaderRequest::Admit(_)
             | LeaderRequest::Renew { .. }
+            | LeaderRequest::CertifyServer { .. }
             | LeaderRequest::Started { .. }
             | LeaderRequest::Members
             | LeaderRequest::DatabasePassword { .. } => true,
@@ -161,6 +168,8 @@ pub enum LeaderAnswer {
     Token(Token),
     Tokens(Vec<Token>),
     Welcome(Box<Welcome>),
+    /// In DER.
+    ServerCertificate(serde_bytes::ByteBuf),
     Index(u64),
     /// Voters and learners.
     Members(Vec<NodeId>),

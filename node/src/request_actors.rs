@@ -109,8 +109,10 @@ async fn serve_leader(
         change.requested_by = format!("{} via {via}", change.requested_by);
     }
     // A renewal or an admission may be forwarded by a seed: it proves itself by
-    // its key or token. A start is told by the node that started.
-    if let LeaderRequest::Started { node: about, .. } = &request
+    // its key or token. A start is told by the node that started, and a server's
+    // certificate is for who asks.
+    if let LeaderRequest::Started { node: about, .. }
+    | LeaderRequest::CertifyServer { node: about, .. } = &request
         && *about != from
     {
         return Err(speaks_for(from, *about));

@@ -72,11 +72,13 @@ fn role_of(target: &str) -> Option<Role> {
         "rung_lb" => Some(Role::Lb),
         "rung_dns" => Some(Role::Dns),
         "rung_web" => Some(Role::Web),
+        "rung_db" | "rung_shard" | "rung_pages" => Some(Role::Db),
         "rung_consensus" | "rung_control_plane" => Some(Role::Control),
         _ => match target {
             "rungd::lb_role" | "rungd::routing" => Some(Role::Lb),
             "rungd::dns_role" => Some(Role::Dns),
             "rungd::web_role" => Some(Role::Web),
+            "rungd::sql_role" | "rungd::sql_certificate" | "rungd::databases" => Some(Role::Db),
             "rungd::leader"
             | "rungd::control"
             | "rungd::follow"

@@ -10,6 +10,7 @@ use rung_runtime::{Shutdown, TaskResult};
 
 use crate::node::Node;
 use crate::protocol::STREAM_SQL;
+use crate::sql_certificate::{self, Shown};
 
 /// How soon a port that is taken is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(2);
@@ -27,6 +28,8 @@ struct Inner {
     server: Option<Arc<Server>>,
     /// Why there is none.
     problem: Option<String>,
+    /// Whose certificate clients see.
+    shown: Option<Shown>,
 }
 
 impl SqlRole {
@@ -42,6 +45,15 @@ impl SqlRole {
     /// Why clients here cannot connect, if there is a reason.
     pub fn problem(&self) -> Option<String> {
         self.lock().problem.clone()
+    }
+
+    /// Whose certificate clients see.
+    pub fn shown(&self) -> Shown {
+        self.lock().shown.unwrap_or(Shown::Nothing)
+    }
+
+    pub fn set_shown(&self, shown: Shown) {
+        self.lock().shown = Some(shown);
     }
 
     fn keep(&self, server: Option<Arc<Server>>) -> Option<Arc<Server>> {
@@ -82,9 +94,17 @@ async fn serve(node: &Arc<Node>) -> TaskResult {
     let server = Arc::new(start(node).await?);
     // A former life of this task may have left one.
     node.sql.keep(Some(Arc::clone(&server)));
-    loop {
-        server.set_users(users(&state.borrow_and_update().clone()));
-        state.changed().await?;
+    let users = async {
+        loop {
+            server.set_users(users(&state.borrow_and_update().clone()));
+            if let Err(error) = state.changed().await {
+                return Err(error.into());
+            }
+        }
+    };
+    tokio::select! {
+        ended = users => ended,
+        () = sql_certificate::keep(node, &server) => Ok(()),
     }
 }
 
@@ -94,17 +114,19 @@ async fn start(node: &Node) -> Result<Server, Box<dyn std::error::Error + Send +
     loop {
         let config = ServerConfig {
             listen: node.addresses.sql,
+            listen_private: node.addresses.sql_private,
             threads: 0,
             node: node.id,
             node_name: node.name().to_owned(),
             dc: node.dc().to_owned(),
-            tls: None,
-            require_tls: false,
             directory: node.databases.directory(),
             mesh: Some(node.mesh.clone()),
             stream_kind: STREAM_SQL,
             spool: node.data.join(SPOOL),
-            limits: Limits::default(),
+            limits: Limits {
+                slow_statement: node.settings.slow_statement_ms.map(Duration::from_millis),
+                ..Limits::default()
+            },
         };
         match Server::start(config) {
             Ok(server) => return Ok(server),

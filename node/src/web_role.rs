@@ -151,9 +151,9 @@ async fn environment(
 fn variables(node: &Node, app: &str, answer: EnvAnswer) -> Environment {
     let mut variables = answer.variables;
     if let Some(password) = answer.database_password {
-        let urls = database_access::urls(app, &password, node.addresses.sql);
-        variables.insert("DATABASE_URL".to_owned(), urls.url);
-        variables.insert("DATABASE_REPLICA_URL".to_owned(), urls.replica_url);
+        let (url, replica_url) = database_access::urls(app, &password, node.addresses.sql);
+        variables.insert("DATABASE_URL".to_owned(), url);
+        variables.insert("DATABASE_REPLICA_URL".to_owned(), replica_url);
     }
     variables
 }

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 const ATTEMPTS: u32 = 3;
 
 /// What is in `target/test-clients`.
-fn installed(path: &str) -> PathBuf {
+pub fn installed(path: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     root.join("target/test-clients").join(path)
 }

@@ -109,20 +109,43 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
             let change = Change::CreateDatabase { name };
             return mutation::run(screen, client, change, &options).await;
         }
-        DbCommand::Url { database, replica } => {
+        DbCommand::Url { database, replica, ca } => {
             let database = match database {
                 Some(database) => database,
                 None => the_only_one(client).await?,
             };
             let path = format!("/api/v1/databases/{}/url", encode(&database));
             let urls: DatabaseUrl = client.get(&path).await?;
-            let url = |urls: &DatabaseUrl| {
-                if replica { urls.replica_url.clone() } else { urls.url.clone() }
+            let url = match &ca {
+                None if replica => urls.replica_url.clone(),
+                None => urls.url.clone(),
+                Some(file) => verified_url(&urls, replica, file)?,
             };
-            screen.show(&urls, |urls| vec![url(urls)], |urls| format!("{}\n", url(urls)));
+            screen.show(&urls, |_| vec![url.clone()], |_| format!("{url}\n"));
         }
     }
     Ok(Exit::Done)
+}
+
+/// Writes the CA's certificate, and gives a URL by which clients verify with it: of
+/// the address for other machines, if there is one.
+fn verified_url(urls: &DatabaseUrl, replica: bool, file: &Path) -> Result<String, Failure> {
+    let Some(certificate) = &urls.ca_certificate else {
+        return Err(Failure::new(Code::Precondition, "there is no CA of the cluster to verify by")
+            .because("the node shows the certificate in tls/postgres.crt, or none yet")
+            .next("give clients the CA of that certificate; without one, try again in a moment"));
+    };
+    let path = absolute(file)?;
+    std::fs::write(&path, certificate).map_err(|error| {
+        Failure::new(Code::Usage, format!("{path} cannot be written")).because(error)
+    })?;
+    let (here, remote) = match replica {
+        true => (&urls.replica_url, &urls.remote_replica_url),
+        false => (&urls.url, &urls.remote_url),
+    };
+    let url = remote.as_ref().unwrap_or(here);
+    let more = if url.contains('?') { '&' } else { '?' };
+    Ok(format!("{url}{more}sslmode=verify-full&sslrootcert={}", encode(&path)))
 }
 
 /// A path as the node understands it, which works in another directory.

@@ -19,7 +19,7 @@ pub mod unpack;
 pub use archive::{ArchiveError, Limits, Summary, inspect};
 pub use manifest::{
     Db, Instances, MAX_REPLICAS, Manifest, ManifestError, Web, check_name, check_variable,
-    parse_manifest,
+    parse_duration, parse_manifest,
 };
 pub use pack::{PackError, Packed, pack, pack_to_vec};
 pub use store::{Incoming, Store, StoreError};

@@ -323,7 +323,11 @@ fn instances_of(raw: &RawInstances) -> Result<Instances, String> {
 }
 
 /// Reads `250ms`, `30s` or `5m`, at most one hour.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration as manifests have it.
+///
+/// # Errors
+/// Says what a duration looks like.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let error = || {
         format!(
             "expected a duration such as \"500ms\", \"30s\" or \"5m\" up to an hour, got {text:?}"

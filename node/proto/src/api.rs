@@ -199,12 +199,23 @@ pub struct DatabaseShard {
     pub scrub: Option<ScrubStatus>,
 }
 
-/// How programs on the node that answered reach a database. Both hold the password.
+/// How programs reach a database through the node that answered. Each URL holds the
+/// password.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DatabaseUrl {
     pub url: String,
     /// Sessions opened by it only read, on a copy nearby.
     pub replica_url: String,
+    /// The same two for programs on other machines, where the node lets them in. TLS
+    /// is required there.
+    #[serde(default)]
+    pub remote_url: Option<String>,
+    #[serde(default)]
+    pub remote_replica_url: Option<String>,
+    /// The CA of the certificate that the node shows, PEM; none where the operator
+    /// has given the certificate.
+    #[serde(default)]
+    pub ca_certificate: Option<String>,
 }
 
 /// What clients of the databases do, since each node started.
@@ -251,6 +262,16 @@ pub struct SlowStatement {
     pub at_ms: u64,
     pub took_ms: f64,
     pub text: String,
+    #[serde(default)]
+    pub database: String,
+    #[serde(default)]
+    pub user: String,
+    /// Rows that it gave or changed.
+    #[serde(default)]
+    pub rows: Option<u64>,
+    /// The node that executed it, by name.
+    #[serde(default)]
+    pub executed_on: String,
 }
 
 /// Where a backup goes or comes from, on the machine of the node that is asked.

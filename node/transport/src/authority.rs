@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::IdentityError;
 use crate::identity::{KeyPair, PeerIdentity, certificate_hash, check_dc};
+use crate::server_certificate::ServerNames;
 
 /// How far back certificates are dated, so that a node whose clock is slightly
 /// behind accepts a fresh one.
@@ -85,33 +86,45 @@ impl CertificateAuthority {
     ) -> Result<Vec<u8>, IdentityError> {
         check_dc(dc)?;
         let request = parse_request(csr_der)?;
-        let params = self.node_params(node, dc, lifetime, now_ms)?;
-        let signing = |error: rcgen::Error| IdentityError::Signing(error.to_string());
-        let issuer =
-            Issuer::from_ca_cert_der(&self.certificate, &self.key.inner).map_err(signing)?;
-        let certificate = params.signed_by(&request.public_key, &issuer).map_err(signing)?;
-        Ok(certificate.der().to_vec())
+        self.issue(self.node_params(node, dc)?, &request, lifetime, now_ms)
     }
 
-    fn node_params(
+    /// Signs a certificate for a server that clients of other programs connect to:
+    /// by these names and no node's, so that it is worth nothing on the mesh.
+    /// Otherwise as [`CertificateAuthority::sign`].
+    ///
+    /// # Errors
+    /// When the request is malformed or its signature is wrong, or a name is not
+    /// one.
+    pub fn sign_server(
         &self,
-        node: NodeId,
-        dc: &str,
+        csr_der: &[u8],
+        names: &ServerNames,
         lifetime: Duration,
         now_ms: u64,
-    ) -> Result<CertificateParams, IdentityError> {
+    ) -> Result<Vec<u8>, IdentityError> {
+        let request = parse_request(csr_der)?;
         let signing = |error: rcgen::Error| IdentityError::Signing(error.to_string());
-        let peer = PeerIdentity { cluster: self.cluster, node, dc: dc.to_owned() };
         let mut params = CertificateParams::default();
-        params.distinguished_name = named(&PeerIdentity::server_name(node));
+        params.distinguished_name = named("Rung server");
+        let dns = names.dns.iter().map(|name| Ok(SanType::DnsName(name.as_str().try_into()?)));
+        params.subject_alt_names = dns.collect::<Result<_, _>>().map_err(signing)?;
+        params.subject_alt_names.extend(names.addresses.iter().copied().map(SanType::IpAddress));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(params, &request, lifetime, now_ms)
+    }
+
+    /// Signs what the parameters say, for the request's key.
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        request: &CertificateSigningRequestParams,
+        lifetime: Duration,
+        now_ms: u64,
+    ) -> Result<Vec<u8>, IdentityError> {
+        let signing = |error: rcgen::Error| IdentityError::Signing(error.to_string());
         params.serial_number = Some(random_serial());
-        params.subject_alt_names = vec![
-            SanType::DnsName(PeerIdentity::server_name(node).try_into().map_err(signing)?),
-            SanType::URI(peer.to_string().try_into().map_err(signing)?),
-        ];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let epoch = rcgen::date_time_ymd(1970, 1, 1);
         // A clock beyond the year 3000 is a fault, and dates of five digits
@@ -119,6 +132,23 @@ impl CertificateAuthority {
         let now = Duration::from_millis(now_ms.min(32_503_680_000_000));
         params.not_before = epoch + now.saturating_sub(BACKDATED);
         params.not_after = epoch + now + lifetime.min(MAX_LIFETIME);
+        let issuer =
+            Issuer::from_ca_cert_der(&self.certificate, &self.key.inner).map_err(signing)?;
+        let certificate = params.signed_by(&request.public_key, &issuer).map_err(signing)?;
+        Ok(certificate.der().to_vec())
+    }
+
+    fn node_params(&self, node: NodeId, dc: &str) -> Result<CertificateParams, IdentityError> {
+        let signing = |error: rcgen::Error| IdentityError::Signing(error.to_string());
+        let peer = PeerIdentity { cluster: self.cluster, node, dc: dc.to_owned() };
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named(&PeerIdentity::server_name(node));
+        params.subject_alt_names = vec![
+            SanType::DnsName(PeerIdentity::server_name(node).try_into().map_err(signing)?),
+            SanType::URI(peer.to_string().try_into().map_err(signing)?),
+        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         Ok(params)
     }
 

@@ -384,7 +384,7 @@ impl NodeIdentity {
     }
 }
 
-fn millis(unix_seconds: i64) -> u64 {
+pub(crate) fn millis(unix_seconds: i64) -> u64 {
     u64::try_from(unix_seconds).unwrap_or(0).saturating_mul(1000)
 }
 

@@ -23,6 +23,7 @@ mod link;
 mod mesh;
 mod peer;
 mod serve;
+mod server_certificate;
 mod shape;
 mod stream;
 mod sync;
@@ -43,6 +44,7 @@ pub use mesh::{
     Authorise, CallHandler, Datagram, Handlers, IncomingCall, JoinHandler, MAX_DATAGRAM, Mesh,
     MeshConfig, MeshCounters, MeshLimits, PeerLink, StreamHandler,
 };
+pub use server_certificate::{ServerCertificate, ServerNames};
 pub use shape::LinkShape;
 pub use stream::{MeshStream, StreamKind, abort_code};
 pub use token::{JoinToken, ParseTokenError};

@@ -9,6 +9,7 @@ mod db_checks;
 mod db_operations;
 mod db_recover;
 mod db_scrub;
+mod db_tls;
 mod exit_codes;
 mod formation;
 mod full_disk;

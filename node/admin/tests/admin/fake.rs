@@ -437,7 +437,13 @@ impl Backend for Fake {
         Box::pin(async move {
             let url = format!("postgres://{database}:secret@127.0.0.11:5432/{database}");
             let replica_url = format!("{url}?options=-c%20rung.role%3Dreplica");
-            Ok(DatabaseUrl { url, replica_url })
+            Ok(DatabaseUrl {
+                url,
+                replica_url,
+                remote_url: None,
+                remote_replica_url: None,
+                ca_certificate: None,
+            })
         })
     }
 

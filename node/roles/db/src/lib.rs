@@ -22,12 +22,16 @@ mod rows;
 mod server;
 mod session;
 mod statistics;
+mod tls;
+mod unfinished;
 mod users;
 mod wire;
 
 pub use directory::{Copy, Database, Directory, ShardPlace};
+pub use link::parse_link;
 pub use server::{Limits, Server, ServerConfig, ServerError};
 pub use session::{Freshness, SERVER_VERSION};
 pub use statistics::{Counters, Served, SlowStatement, StatementStatistics, Statistics};
+pub use tls::{ServerTls, TlsError};
 pub use users::UserRecord;
 pub use wire::{ParseVerifierError, ScramVerifier, parse_any};

@@ -25,6 +25,13 @@ use crate::directory::Directory;
 use crate::rows::Rows;
 use crate::server::{ServerConfig, Shared};
 
+/// What reads bytes of other nodes, for the fuzzer: none of them may make it panic,
+/// pieces do not matter, and what is read is written and read again the same.
+pub fn parse_link(bytes: &[u8]) {
+    frames::parse_any(bytes);
+    forms::parse_any(bytes);
+}
+
 /// A stream was not taken: the node is starting, or has no copy of the database.
 const CODE_REFUSED: u32 = 1;
 /// The session has ended, or has lost its way.

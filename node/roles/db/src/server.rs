@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use rung_proto::NodeId;
 use rung_shard::Shard;
@@ -16,17 +16,20 @@ use rung_transport::{Mesh, MeshStream, PeerIdentity, StreamKind};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio_rustls::TlsAcceptor;
 
 use crate::backend::Cancellation;
 use crate::directory::Directory;
 use crate::rows::Spool;
 use crate::statistics::{Statistics, count};
+use crate::tls::ServerTls;
+use crate::unfinished::Unfinished;
 use crate::users::{UserRecord, Users};
 use crate::{link, wire};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
+/// Connections over the limit that are let in far enough to be told so.
+const BEYOND: usize = 100;
 /// A pause after the process ran out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Bits of a process number that are the connection's; those above are the node's.
@@ -35,8 +38,10 @@ const PROCESS_BITS: u32 = 19;
 /// How the server is set up.
 #[derive(Clone)]
 pub struct ServerConfig {
-    /// Where clients connect.
+    /// Where programs on this machine connect, with or without TLS.
     pub listen: SocketAddr,
+    /// Where others connect, with TLS only.
+    pub listen_private: Option<SocketAddr>,
     /// Threads that serve clients; 0 means one for each processor.
     pub threads: usize,
     pub node: NodeId,
@@ -44,10 +49,6 @@ pub struct ServerConfig {
     pub node_name: String,
     /// The node's data center.
     pub dc: String,
-    /// Offered to clients that ask for TLS.
-    pub tls: Option<TlsAcceptor>,
-    /// Refuses clients that do not use TLS.
-    pub require_tls: bool,
     /// Where the databases are.
     pub directory: watch::Receiver<Arc<Directory>>,
     /// To nodes that have the copies that this one lacks. Without it there are none.
@@ -64,6 +65,8 @@ pub struct ServerConfig {
 pub struct Limits {
     /// Connections at a time.
     pub connections: usize,
+    /// Connections from other machines that have not proved who they are.
+    pub strangers: usize,
     /// For encryption, password and settings.
     pub startup: Duration,
     /// The longest time that a client takes no byte of what it asked for.
@@ -77,14 +80,15 @@ pub struct Limits {
     pub spool_total: u64,
     /// Bytes of all messages over 1 MiB that are being received at a time.
     pub large_messages: usize,
-    /// Statements that take longer are logged.
-    pub slow_statement: Duration,
+    /// Statements that take so long are logged; none are without it.
+    pub slow_statement: Option<Duration>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            strangers: 1_000,
             startup: Duration::from_secs(10),
             slow_client: Duration::from_secs(60),
             statement: Duration::from_secs(3600),
@@ -92,7 +96,7 @@ impl Default for Limits {
             spool_per_result: 1 << 30,
             spool_total: 4 << 30,
             large_messages: 256 << 20,
-            slow_statement: Duration::from_secs(1),
+            slow_statement: Some(Duration::from_secs(1)),
         }
     }
 }
@@ -117,6 +121,7 @@ pub(crate) struct Shared {
     /// Makes the salts of users who do not exist.
     pub secret: [u8; 32],
     users: ArcSwap<Users>,
+    tls: ArcSwapOption<ServerTls>,
     places: Mutex<HashMap<i32, (i32, Cancellation)>>,
     next_process: AtomicI32,
 }
@@ -138,6 +143,7 @@ impl Shared {
             shutdown: watch::Sender::new(false),
             secret: rand::random(),
             users: ArcSwap::default(),
+            tls: ArcSwapOption::empty(),
             places: Mutex::default(),
             next_process: AtomicI32::new(0),
             config,
@@ -146,6 +152,11 @@ impl Shared {
 
     pub fn users(&self) -> Arc<Users> {
         self.users.load_full()
+    }
+
+    /// What is shown to clients that ask for TLS now.
+    pub fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.tls.load_full()
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<i32, (i32, Cancellation)>> {
@@ -243,22 +254,31 @@ struct Worker {
 pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
+    private: Option<SocketAddr>,
     workers: Arc<Vec<Worker>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Ends accepting when dropped.
-    accepting: Mutex<Option<oneshot::Sender<()>>>,
+    accepting: Mutex<Option<watch::Sender<()>>>,
 }
 
 impl Server {
     /// Listens and starts the threads. Nobody gets in before
-    /// [`Server::set_users`].
+    /// [`Server::set_users`], and TLS is declined before [`Server::set_tls`].
     ///
     /// # Errors
     /// A port that is taken, or no threads.
     pub fn start(config: ServerConfig) -> Result<Server, ServerError> {
-        let listener = listen(config.listen)
-            .map_err(|source| ServerError::Listen { address: config.listen, source })?;
-        let address = listener.local_addr().unwrap_or(config.listen);
+        let limits = &config.limits;
+        let doors = [
+            (Some(config.listen), false, limits.connections + BEYOND),
+            (config.listen_private, true, limits.strangers),
+        ];
+        let doors = doors.into_iter().filter_map(|(address, require_tls, unfinished)| {
+            Some(Door::open(address?, require_tls, unfinished))
+        });
+        let doors = doors.collect::<Result<Vec<Door>, ServerError>>()?;
+        let address = doors[0].address;
+        let private = doors.get(1).map(|door| door.address);
         let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let count = if config.threads == 0 { cores() } else { config.threads };
         let shared = Arc::new(Shared::new(config));
@@ -270,24 +290,41 @@ impl Server {
             threads.push(thread);
         }
         let workers = Arc::new(workers);
-        let (accepting, ends) = oneshot::channel();
-        let first = workers[0].runtime.clone();
-        // The task must not keep the workers whose thread it runs on.
-        let loads = workers.iter().map(|w| (w.runtime.clone(), w.load.clone())).collect();
-        first.spawn(accept(shared.clone(), listener, loads, ends));
-        tracing::info!(role = "db", %address, threads = count, "the database listens");
+        let accepting = watch::Sender::new(());
+        for door in doors {
+            let (address, tls) =
+                (door.address, if door.require_tls { "required" } else { "offered" });
+            tracing::info!(role = "db", %address, tls, threads = count, "the database listens");
+            // The task must not keep the workers whose thread it runs on.
+            let loads = workers.iter().map(|w| (w.runtime.clone(), w.load.clone())).collect();
+            let accepting = accept(shared.clone(), door, loads, accepting.subscribe());
+            workers[0].runtime.spawn(accepting);
+        }
         Ok(Server {
             shared,
             address,
+            private,
             workers,
             threads: Mutex::new(threads),
             accepting: Mutex::new(Some(accepting)),
         })
     }
 
-    /// Where it listens; tells the port where 0 was asked for.
+    /// Where it listens for programs on this machine; tells the port where 0 was
+    /// asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for others.
+    pub fn private_address(&self) -> Option<SocketAddr> {
+        self.private
+    }
+
+    /// This is shown to clients that ask for TLS from now on. Connections that there
+    /// are stay as they are.
+    pub fn set_tls(&self, tls: ServerTls) {
+        self.shared.tls.store(Some(Arc::new(tls)));
     }
 
     /// These may connect from now on. Connections of users who are gone stay.
@@ -345,6 +382,26 @@ impl Server {
     }
 }
 
+/// An address that clients connect to.
+struct Door {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    require_tls: bool,
+    unfinished: Arc<Unfinished>,
+}
+
+impl Door {
+    fn open(
+        address: SocketAddr,
+        require_tls: bool,
+        unfinished: usize,
+    ) -> Result<Self, ServerError> {
+        let listener = listen(address).map_err(|source| ServerError::Listen { address, source })?;
+        let address = listener.local_addr().unwrap_or(address);
+        Ok(Self { listener, address, require_tls, unfinished: Unfinished::new(unfinished) })
+    }
+}
+
 fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -371,10 +428,11 @@ fn start_worker(index: usize) -> std::io::Result<(Worker, JoinHandle<()>)> {
 /// live long: sharing the port by SO_REUSEPORT would skew them for good.
 async fn accept(
     shared: Arc<Shared>,
-    listener: std::net::TcpListener,
+    door: Door,
     workers: Vec<(Handle, Arc<AtomicUsize>)>,
-    mut ends: oneshot::Receiver<()>,
+    mut ends: watch::Receiver<()>,
 ) {
+    let Door { listener, unfinished, require_tls, .. } = door;
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -385,7 +443,8 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut ends => return,
+            // Only the end of the sender ends this.
+            _ = ends.changed() => return,
         };
         let stream = match accepted.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => stream,
@@ -401,12 +460,16 @@ async fn accept(
             return;
         };
         // Those who have not proved who they are must not pile up either.
-        let limit = shared.config.limits.connections + 100;
+        let limit = shared.config.limits.connections + shared.config.limits.strangers + BEYOND;
         let all: usize = workers.iter().map(|(_, load)| load.load(Ordering::Relaxed)).sum();
         if all >= limit {
             count(&shared.statistics.counters.connections_refused);
             continue;
         }
+        let entry = tokio::select! {
+            entry = unfinished.enter() => entry,
+            _ = ends.changed() => return,
+        };
         load.fetch_add(1, Ordering::Relaxed);
         let (shared, load) = (shared.clone(), Load(load.clone()));
         worker.spawn(async move {
@@ -414,7 +477,7 @@ async fn accept(
             let served =
                 stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
             if let Ok(stream) = served {
-                wire::serve(shared, stream).await;
+                wire::serve(shared, stream, entry, require_tls).await;
             }
         });
     }

@@ -10,7 +10,7 @@ mod settings;
 mod transaction;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rung_shard::Token;
 use rung_sql::{Context, Effects, Formats, Parameters, PgType, SqlError, SqlState, Statement};
@@ -58,6 +58,16 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// What the client is told that was done, with the number of rows.
+    fn tag(&self) -> &str {
+        match self {
+            Outcome::Done { tag } | Outcome::Rows { tag, .. } | Outcome::CopyOut { tag, .. } => tag,
+            Outcome::Empty | Outcome::CopyIn { .. } => "",
+        }
+    }
+}
+
 /// What surrounds a statement in what its client sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Surroundings {
@@ -90,6 +100,8 @@ pub struct Session {
     portals: Named<Portal>,
     cursors: Named<Cursor>,
     backend: Backend,
+    /// The COPY whose data the client sends, and since when.
+    copying: Option<(Statement, Instant)>,
     /// A position that the client gave by `SET rung.token`.
     token: Option<Token>,
     notices: Vec<(Severity, SqlError)>,
@@ -124,6 +136,7 @@ impl Session {
             portals: Named::default(),
             cursors: Named::default(),
             backend,
+            copying: None,
             token: None,
             notices: Vec::new(),
             now: 0,

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use rung_proto::NodeId;
+
 /// Different statements that are kept apart.
 const MAX_STATEMENTS: usize = 1000;
 /// Slow statements that are remembered.
@@ -73,6 +75,20 @@ pub struct StatementStatistics {
     pub longest: Duration,
 }
 
+/// A statement that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended<'a> {
+    pub text: &'a str,
+    pub took: Duration,
+    pub failed: bool,
+    pub database: &'a str,
+    pub user: &'a str,
+    /// Rows that it gave or changed; none where that is not counted.
+    pub rows: Option<u64>,
+    /// The node that executed it, if that was not this one.
+    pub executed_on: Option<NodeId>,
+}
+
 /// A statement that took long.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SlowStatement {
@@ -80,6 +96,11 @@ pub struct SlowStatement {
     pub took: Duration,
     /// With `?` for constants, since these may be secrets.
     pub text: String,
+    pub database: String,
+    pub user: String,
+    pub rows: Option<u64>,
+    /// The node that executed it, if that was not this one.
+    pub executed_on: Option<NodeId>,
 }
 
 /// What a node counts. Shared by all its connections.
@@ -88,7 +109,8 @@ pub struct Statistics {
     pub(crate) counters: Atomics,
     statements: Mutex<HashMap<String, StatementStatistics>>,
     slow: Mutex<VecDeque<SlowStatement>>,
-    slow_from: Duration,
+    /// None where no statement is logged.
+    slow_from: Option<Duration>,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {
@@ -97,7 +119,7 @@ pub(crate) fn count(counter: &AtomicU64) {
 
 impl Statistics {
     /// Statements that take at least `slow_from` are logged.
-    pub fn new(slow_from: Duration) -> Self {
+    pub fn new(slow_from: Option<Duration>) -> Self {
         Self {
             counters: Atomics::default(),
             statements: Mutex::default(),
@@ -134,14 +156,15 @@ impl Statistics {
     }
 
     /// A statement has ended.
-    pub(crate) fn statement(&self, text: &str, took: Duration, failed: bool) {
+    pub(crate) fn statement(&self, ended: &Ended<'_>) {
+        let Ended { took, failed, .. } = *ended;
         count(&self.counters.statements);
         if failed {
             count(&self.counters.errors);
         }
-        let text = normal_form(text);
-        if took >= self.slow_from {
-            self.remember_slow(&text, took);
+        let text = normal_form(ended.text);
+        if self.slow_from.is_some_and(|from| took >= from) {
+            self.remember_slow(&text, ended);
         }
         let mut statements = lock(&self.statements);
         if let Some(known) = statements.get_mut(text.as_str()) {
@@ -162,10 +185,16 @@ impl Statistics {
         statements.insert(text, new);
     }
 
-    fn remember_slow(&self, text: &str, took: Duration) {
+    fn remember_slow(&self, text: &str, ended: &Ended<'_>) {
+        let Ended { took, database, user, rows, executed_on, failed, .. } = *ended;
         tracing::info!(
             role = "db",
             took_ms = took.as_millis() as u64,
+            database,
+            user,
+            rows,
+            executed_on = executed_on.map(tracing::field::display),
+            failed,
             statement = text,
             "slow statement"
         );
@@ -173,7 +202,15 @@ impl Statistics {
         if slow.len() >= MAX_SLOW {
             slow.pop_front();
         }
-        slow.push_back(SlowStatement { at: SystemTime::now(), took, text: text.to_owned() });
+        slow.push_back(SlowStatement {
+            at: SystemTime::now(),
+            took,
+            text: text.to_owned(),
+            database: database.to_owned(),
+            user: user.to_owned(),
+            rows,
+            executed_on,
+        });
     }
 
     /// The statements that took most time together, at most so many.
@@ -212,7 +249,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A text with `?` for numbers and strings, and one space for white space.
+/// A text with `?` for numbers and strings, and one space for white space and
+/// comments.
 fn normal_form(text: &str) -> String {
     let text = cut(text, 4 * MAX_TEXT);
     let bytes = text.as_bytes();
@@ -220,33 +258,67 @@ fn normal_form(text: &str) -> String {
     let mut start = 0;
     let mut at = 0;
     while at < bytes.len() && normal.len() < MAX_TEXT {
-        let byte = bytes[at];
-        let within_word = at > 0
-            && (bytes[at - 1].is_ascii_alphanumeric() || matches!(bytes[at - 1], b'_' | b'$'));
-        let end = match byte {
-            b'\'' => end_of_string(bytes, at),
-            b'0'..=b'9' if !within_word => {
-                let rest = &bytes[at..];
-                let is_part = |b: &u8| b.is_ascii_alphanumeric() || *b == b'.';
-                at + rest.iter().position(|b| !is_part(b)).unwrap_or(rest.len())
+        let (end, instead) = part(bytes, at);
+        if let Some(instead) = instead {
+            normal.push_str(&text[start..at]);
+            if instead != ' ' || !normal.ends_with(' ') {
+                normal.push(instead);
             }
-            b' ' | b'\n' | b'\t' | b'\r' => {
-                let rest = &bytes[at..];
-                at + rest.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(rest.len())
-            }
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        normal.push_str(&text[start..at]);
-        normal.push(if byte.is_ascii_whitespace() { ' ' } else { '?' });
-        start = end;
+            start = end;
+        }
         at = end;
     }
     normal.push_str(&text[start..at.max(start)]);
     normal.truncate(cut(&normal, MAX_TEXT).len());
     normal
+}
+
+/// One past the end of what begins at a place, and what stands for it, if not itself.
+fn part(bytes: &[u8], at: usize) -> (usize, Option<char>) {
+    let rest = &bytes[at..];
+    let until = |is_part: &dyn Fn(&u8) -> bool| {
+        at + rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len())
+    };
+    let is_word =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || byte >= 0x80;
+    let before = at.checked_sub(1).map(|before| bytes[before]);
+    match rest {
+        [b'\'', ..] => {
+            // E'...' knows the backslash.
+            let escapes = matches!(before, Some(b'e' | b'E'))
+                && at.checked_sub(2).is_none_or(|before| !is_word(bytes[before]));
+            (end_of_string(bytes, at, escapes), Some('?'))
+        }
+        [b'"', ..] => (end_of_string(bytes, at, false), None),
+        [b'-', b'-', ..] => (until(&|byte| *byte != b'\n'), Some(' ')),
+        [b'/', b'*', ..] => (after(bytes, at + 2, b"*/"), Some(' ')),
+        [b'$', ..] if !before.is_some_and(is_word) => match tag(rest) {
+            Some(tag) => (after(bytes, at + tag.len(), tag), Some('?')),
+            None => (at + 1, None),
+        },
+        [b'0'..=b'9', ..] if !before.is_some_and(is_word) => {
+            (until(&|byte| byte.is_ascii_alphanumeric() || *byte == b'.'), Some('?'))
+        }
+        [b' ' | b'\n' | b'\t' | b'\r', ..] => (until(&u8::is_ascii_whitespace), Some(' ')),
+        _ => (at + 1, None),
+    }
+}
+
+/// The `$...$` that a string begins with.
+fn tag(bytes: &[u8]) -> Option<&[u8]> {
+    let end = 1 + bytes[1..].iter().position(|byte| *byte == b'$')?;
+    let name = &bytes[1..end];
+    let is_name =
+        name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80)
+            && !name.first().is_some_and(u8::is_ascii_digit);
+    is_name.then_some(&bytes[..=end])
+}
+
+/// One past the next `wanted`, or the end.
+fn after(bytes: &[u8], from: usize, wanted: &[u8]) -> usize {
+    let rest = bytes.get(from..).unwrap_or_default();
+    let found = rest.windows(wanted.len()).position(|window| window == wanted);
+    found.map_or(bytes.len(), |found| from + found + wanted.len())
 }
 
 /// The longest part of a text of at most so many bytes that ends with a whole
@@ -259,14 +331,18 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// One past the closing quote of the string that begins at `start`.
-fn end_of_string(bytes: &[u8], start: usize) -> usize {
+/// One past the closing quote of the string or name that begins at `start`. A quote
+/// within is doubled, or follows a backslash where that escapes.
+fn end_of_string(bytes: &[u8], start: usize, escapes: bool) -> usize {
+    let quote = bytes[start];
     let mut at = start + 1;
     while at < bytes.len() {
-        if bytes[at] == b'\'' {
-            if bytes.get(at + 1) != Some(&b'\'') {
+        if bytes[at] == quote {
+            if bytes.get(at + 1) != Some(&quote) {
                 return at + 1;
             }
+            at += 1;
+        } else if escapes && bytes[at] == b'\\' {
             at += 1;
         }
         at += 1;
@@ -280,12 +356,24 @@ mod tests {
 
     use super::*;
 
+    fn ended(text: &str, took: Duration, failed: bool) -> Ended<'_> {
+        Ended {
+            text,
+            took,
+            failed,
+            database: "shop",
+            user: "app",
+            rows: Some(3),
+            executed_on: None,
+        }
+    }
+
     #[test]
     fn statements_that_differ_in_constants_are_one() {
-        let statistics = Statistics::new(Duration::from_secs(1));
+        let statistics = Statistics::new(Some(Duration::from_secs(1)));
         for number in 0..5 {
             let text = format!("SELECT a1 FROM  t\n WHERE b = {number} AND c = 'it''s {number}'");
-            statistics.statement(&text, Duration::from_millis(number), false);
+            statistics.statement(&ended(&text, Duration::from_millis(number), false));
         }
         let top = statistics.top(10);
         assert_eq!(top.len(), 1);
@@ -294,26 +382,49 @@ mod tests {
     }
 
     #[test]
+    fn no_constant_is_seen_however_it_is_written() {
+        for (text, expected) in [
+            (r"select E'it\'s secret', 1", "select E?, ?"),
+            (r"select 'a\', b, 'secret'", "select ?, b, ?"),
+            ("select $$it's secret$$, $1, $a$ $$ secret $a$", "select ?, $1, ?"),
+            ("select 1 -- it's\n, 'secret'", "select ? , ?"),
+            ("select /* it's */ 'secret'", "select ?"),
+            ("select \"it's\", 'secret'", "select \"it's\", ?"),
+            ("select a$b$c, 'secret'", "select a$b$c, ?"),
+            ("select 'secret", "select ?"),
+            ("select $$secret", "select ?"),
+            ("select a2, 0xff, 1.5e10, é1", "select a2, ?, ?, é1"),
+        ] {
+            assert_eq!(normal_form(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn the_table_is_bounded_and_keeps_what_took_long() {
-        let statistics = Statistics::new(Duration::from_secs(100));
-        statistics.statement("select expensive", Duration::from_secs(9), false);
+        let statistics = Statistics::new(None);
+        statistics.statement(&ended("select expensive", Duration::from_secs(9), false));
         for number in 0..3 * MAX_STATEMENTS {
             let text = format!("select a_{number}");
-            statistics.statement(&text, Duration::from_micros(number as u64), true);
+            statistics.statement(&ended(&text, Duration::from_micros(number as u64), true));
         }
         assert!(statistics.top(usize::MAX).len() <= MAX_STATEMENTS);
         assert_eq!(statistics.top(1)[0].text, "select expensive");
         assert_eq!(statistics.counters().errors, 3 * MAX_STATEMENTS as u64);
+        assert!(statistics.slow().is_empty());
     }
 
     #[test]
     fn slow_statements_are_remembered_up_to_a_number() {
-        let statistics = Statistics::new(Duration::from_millis(10));
+        let statistics = Statistics::new(Some(Duration::from_millis(10)));
+        statistics.statement(&ended("select 1", Duration::from_millis(9), false));
+        assert!(statistics.slow().is_empty());
         for _ in 0..2 * MAX_SLOW {
-            statistics.statement("select 'secret'", Duration::from_millis(10), false);
+            statistics.statement(&ended("select 'secret'", Duration::from_millis(10), false));
         }
         assert_eq!(statistics.slow().len(), MAX_SLOW);
-        assert_eq!(statistics.slow()[0].text, "select ?");
+        let slow = &statistics.slow()[0];
+        assert_eq!((slow.text.as_str(), slow.database.as_str()), ("select ?", "shop"));
+        assert_eq!((slow.user.as_str(), slow.rows), ("app", Some(3)));
     }
 
     proptest! {

@@ -17,6 +17,8 @@ pub use scram::{ParseVerifierError, ScramVerifier};
 pub fn parse_any(bytes: &[u8]) {
     let _ = frontend::First::length(bytes);
     let _ = frontend::First::parse(bytes);
+    startup::parse_any(bytes);
+    scram::parse_any(bytes);
     if let Ok(Some(header)) = frontend::Header::parse(bytes) {
         let _ = frontend::Message::parse(header.kind, &bytes[frontend::HEADER..]);
     }

@@ -39,6 +39,8 @@ pub struct Backend {
     transaction: Option<Place>,
     /// Who answered last that it is the primary.
     primary: Option<NodeId>,
+    /// Where the last operation was done.
+    last: Place,
 }
 
 impl Backend {
@@ -58,6 +60,15 @@ impl Backend {
             links: Vec::new(),
             transaction: None,
             primary: None,
+            last: Place::Here,
+        }
+    }
+
+    /// The node that did the last operation, if that was not this one.
+    pub fn other_node(&self) -> Option<NodeId> {
+        match self.last {
+            Place::Here => None,
+            Place::At(node) => Some(node),
         }
     }
 
@@ -267,6 +278,7 @@ impl Backend {
         operation: Operation,
         bounds: &Bounds,
     ) -> Result<Answer, Failure> {
+        self.last = place;
         let done = match place {
             Place::Here => self.here(operation, bounds).await,
             Place::At(node) => self.over_link(node, operation, bounds).await,

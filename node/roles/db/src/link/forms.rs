@@ -527,3 +527,36 @@ impl AnswerForm {
         })
     }
 }
+
+/// Reads bytes as everything that travels in frames.
+pub fn parse_any(bytes: &[u8]) {
+    let body = Bytes::copy_from_slice(bytes);
+    if let Some((left, rest)) = split_deadline(&body) {
+        assert!(left <= Duration::from_secs(7 * 86_400) && rest.len() + 8 == bytes.len());
+    }
+    if let Some(header) = Header::decode(bytes) {
+        assert!(Header::decode(&header.encode()).is_some());
+    }
+    if let Some(request) = Request::decode(bytes) {
+        let again = request.encode().unwrap_or_default();
+        assert!(Request::decode(&again).is_some());
+        let mut known = CallForms::default();
+        let whole = request.into_operation(|form| {
+            let context = known.context(&form, "app").ok_or(())?;
+            let statement = rung_sql::parse(form.text()).map_err(|_| ())?.pop().ok_or(())?;
+            Ok::<_, ()>(Arc::new(form.into_call(statement, context)))
+        });
+        if let Ok(Some(operation)) = whole {
+            // Copies of data travel by themselves.
+            let again = Request::new(&operation, &mut CallForms::default());
+            assert!(again.encode().is_ok_and(|again| Request::decode(&again).is_some()));
+        }
+    }
+    if let Some(answer) = AnswerForm::decode(bytes) {
+        let again = answer.encode().unwrap_or_default();
+        assert!(AnswerForm::decode(&again).is_some());
+        if let Some(failure) = answer.failure {
+            let _ = FailureForm::from(&Failure::from(failure));
+        }
+    }
+}

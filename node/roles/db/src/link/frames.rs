@@ -127,3 +127,23 @@ pub fn take_frame(input: &mut BytesMut) -> Result<Option<(Kind, Bytes)>, FrameEr
     }
     Ok(Some((kind, body)))
 }
+
+/// Takes frames off bytes that come at once, and one by one.
+pub fn parse_any(bytes: &[u8]) {
+    let take_all = |input: &mut BytesMut, taken: &mut Vec<(Kind, Bytes)>| loop {
+        match take_frame(input) {
+            Ok(Some(frame)) => taken.push(frame),
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    };
+    let mut whole = Vec::new();
+    let is_well = take_all(&mut BytesMut::from(bytes), &mut whole);
+    let mut pieces = Vec::new();
+    let mut input = BytesMut::new();
+    let all_well = bytes.iter().all(|byte| {
+        input.extend_from_slice(&[*byte]);
+        take_all(&mut input, &mut pieces)
+    });
+    assert_eq!((is_well, whole), (all_well, pieces));
+}

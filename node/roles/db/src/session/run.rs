@@ -13,7 +13,7 @@ use super::control::failed;
 use super::transaction::{Opened, Phase};
 use super::{Arguments, Freshness, Outcome, Session, Surroundings, is_replica};
 use crate::backend::{Answer, Call, Level, Open, Operation};
-use crate::statistics::Served;
+use crate::statistics::{Ended, Served};
 
 impl Session {
     /// Executes one statement. After an error the transaction that it belongs to
@@ -30,11 +30,29 @@ impl Session {
         self.tick();
         let began = Instant::now();
         let done = self.dispatch(statement, arguments, surroundings).await;
-        self.shared.statistics.statement(statement.text(), began.elapsed(), done.is_err());
-        if done.is_err() {
-            self.fail().await;
+        match &done {
+            // It ends with its data.
+            Ok(Outcome::CopyIn { .. }) => self.copying = Some((statement.clone(), began)),
+            Ok(outcome) => self.ended(statement, began, Some(outcome.tag())),
+            Err(_) => {
+                self.ended(statement, began, None);
+                self.fail().await;
+            }
         }
         done
+    }
+
+    /// Counts a statement, with the tag of what it did, if it did.
+    fn ended(&self, statement: &Statement, began: Instant, tag: Option<&str>) {
+        self.shared.statistics.statement(&Ended {
+            text: statement.text(),
+            took: began.elapsed(),
+            failed: tag.is_none(),
+            database: &self.context.database,
+            user: &self.user.name,
+            rows: tag.and_then(|tag| tag.rsplit(' ').next()?.parse().ok()),
+            executed_on: self.backend.other_node(),
+        });
     }
 
     /// Something went wrong within the transaction, if there is one.
@@ -295,12 +313,25 @@ impl Session {
         self.perform(Operation::CopyData(data)).await.map(|_| ())
     }
 
+    /// The COPY has failed, or its client gave it up.
+    pub async fn copy_failed(&mut self) {
+        self.copy_ended(None);
+        self.fail().await;
+    }
+
+    fn copy_ended(&mut self, tag: Option<&str>) {
+        if let Some((statement, began)) = self.copying.take() {
+            self.ended(&statement, began, tag);
+        }
+    }
+
     /// All data of COPY has come. Gives the tag.
     ///
     /// # Errors
     /// What the client is told; nothing was copied then.
     pub async fn copy_done(&mut self) -> Result<String, SqlError> {
-        let answer = self.perform(Operation::CopyDone).await?;
-        Ok(answer.complete.tag)
+        let tag = self.perform(Operation::CopyDone).await?.complete.tag;
+        self.copy_ended(Some(&tag));
+        Ok(tag)
     }
 }

@@ -15,6 +15,8 @@ use super::stream::{WireError, WireStream};
 use crate::rows::Rows;
 use crate::server::Shared;
 use crate::session::{Arguments, Outcome, Session, Surroundings};
+use crate::statistics::count;
+use crate::unfinished::Entry;
 
 /// A message over that size waits for room among all large messages of the node.
 const LARGE: usize = 1024 * 1024;
@@ -22,11 +24,23 @@ const LARGE: usize = 1024 * 1024;
 const PIECE: usize = 32 * 1024;
 
 /// Serves a client from its first byte to its last.
-pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream) {
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    mut entry: Entry,
+    require_tls: bool,
+) {
     let limit = shared.config.limits.startup;
     // In a box, so that a connection that was let in is small.
-    let started = Box::pin(startup::start(&shared, stream));
-    let started = tokio::time::timeout(limit, started).await;
+    let started = Box::pin(startup::start(&shared, stream, require_tls));
+    let started = tokio::select! {
+        started = tokio::time::timeout(limit, started) => started,
+        () = entry.put_out() => {
+            count(&shared.statistics.counters.connections_refused);
+            return;
+        }
+    };
+    drop(entry);
     let started = match started {
         Ok(Ok(Some(started))) => started,
         Ok(Ok(None)) => return,

@@ -47,7 +47,7 @@ impl Connection {
         self.wire.flush().await?;
         let copied = self.take_copy_data().await?;
         if copied.is_err() {
-            self.session.fail().await;
+            self.session.copy_failed().await;
         }
         Ok(copied)
     }

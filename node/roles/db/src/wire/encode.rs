@@ -57,10 +57,10 @@ pub fn authentication_ok(out: &mut BytesMut) {
 }
 
 /// Offers the one mechanism of SASL.
-pub fn authentication_sasl(out: &mut BytesMut, mechanism: &str) {
+pub fn authentication_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
     message(out, b'R', |out| {
         out.put_i32(10);
-        put_text(out, mechanism);
+        mechanisms.iter().for_each(|mechanism| put_text(out, mechanism));
         out.put_u8(0);
     });
 }
@@ -82,7 +82,8 @@ pub fn authentication_sasl_final(out: &mut BytesMut, data: &str) {
 /// Protocol 3.0 is spoken, and these options of the client's are not known.
 pub fn negotiate_protocol(out: &mut BytesMut, unknown: &[&str]) {
     message(out, b'v', |out| {
-        out.put_i32(0);
+        // The major number is in it, as PostgreSQL sends it.
+        out.put_i32(3 << 16);
         out.put_i32(unknown.len() as i32);
         unknown.iter().for_each(|name| put_text(out, name));
     });

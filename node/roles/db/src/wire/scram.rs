@@ -11,8 +11,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::{digest, hmac, pbkdf2};
 
-/// The only mechanism that is offered. Channel binding is not.
+/// The mechanism without channel binding, which every client is offered.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+/// The mechanism that binds the exchange to the certificate of the connection.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+/// The only kind of channel binding (RFC 5929), as in PostgreSQL.
+const END_POINT: &str = "p=tls-server-end-point";
 /// Iterations of a new verifier, as PostgreSQL's default. Passwords of apps are
 /// random, so that more would only make connecting slower.
 const ITERATIONS: u32 = 4096;
@@ -109,13 +113,45 @@ impl FromStr for ScramVerifier {
     }
 }
 
+/// Whether the exchange is bound to the connection that it runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Binding<'a> {
+    /// The client chose [`MECHANISM_PLUS`]; this is the hash of the certificate.
+    EndPoint(&'a [u8]),
+    /// It was offered and the client chose [`MECHANISM`].
+    Declined,
+    /// It was not offered.
+    Unavailable,
+}
+
+impl Binding<'_> {
+    /// Whether the client's flag agrees. One who says that we offered no binding
+    /// when we did was lied to by somebody between us (RFC 5802, section 6).
+    fn agrees(self, flag: &str) -> bool {
+        match self {
+            Binding::EndPoint(_) => flag == END_POINT,
+            Binding::Declined => flag == "n",
+            Binding::Unavailable => flag == "n" || flag == "y",
+        }
+    }
+
+    /// What the client must send as channel binding: its header again, and the hash.
+    fn expected(self, header: &str) -> String {
+        let mut data = header.as_bytes().to_vec();
+        if let Binding::EndPoint(hash) = self {
+            data.extend_from_slice(hash);
+        }
+        BASE64.encode(data)
+    }
+}
+
 /// The server's side of one exchange, after its first answer.
 pub struct Exchange {
     verifier: ScramVerifier,
     nonce: String,
     /// The first two messages, as both sides sign them.
     signed: String,
-    /// What the client must send as channel binding: its first header again.
+    /// What the client must send as channel binding.
     binding: String,
 }
 
@@ -130,15 +166,19 @@ impl Exchange {
     /// Takes the client's first message and gives the server's.
     ///
     /// # Errors
-    /// When the message is malformed or asks for channel binding, which was not
-    /// offered.
-    pub fn begin(verifier: ScramVerifier, first: &[u8]) -> Result<(Exchange, String), ScramError> {
+    /// When the message is malformed or disagrees about channel binding.
+    pub fn begin(
+        verifier: ScramVerifier,
+        binding: Binding<'_>,
+        first: &[u8],
+    ) -> Result<(Exchange, String), ScramError> {
         let nonce: [u8; NONCE] = rand::random();
-        Self::begin_with_nonce(verifier, first, &BASE64.encode(nonce))
+        Self::begin_with_nonce(verifier, binding, first, &BASE64.encode(nonce))
     }
 
     fn begin_with_nonce(
         verifier: ScramVerifier,
+        binding: Binding<'_>,
         first: &[u8],
         ours: &str,
     ) -> Result<(Exchange, String), ScramError> {
@@ -148,7 +188,7 @@ impl Exchange {
         else {
             return Err(ScramError::Malformed);
         };
-        if flag != "n" && flag != "y" {
+        if !binding.agrees(flag) {
             return Err(ScramError::Malformed);
         }
         let header = &first[..first.len() - bare.len()];
@@ -160,7 +200,7 @@ impl Exchange {
         let salt = BASE64.encode(&verifier.salt);
         let answer = format!("r={nonce},s={salt},i={}", verifier.iterations);
         let signed = format!("{bare},{answer}");
-        Ok((Exchange { verifier, nonce, signed, binding: BASE64.encode(header) }, answer))
+        Ok((Exchange { verifier, nonce, signed, binding: binding.expected(header) }, answer))
     }
 
     /// Takes the client's last message and gives the server's.
@@ -190,6 +230,24 @@ impl Exchange {
     }
 }
 
+/// Reads bytes as each message of an exchange: nobody gets in by chance.
+pub(super) fn parse_any(bytes: &[u8]) {
+    let verifier = ScramVerifier::impossible("nobody", &[7; KEY]);
+    for binding in [Binding::Unavailable, Binding::Declined, Binding::EndPoint(b"hash")] {
+        let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let begun = Exchange::begin_with_nonce(verifier.clone(), binding, first, "nonce");
+        let Ok((exchange, answer)) = begun else { continue };
+        assert!(answer.starts_with("r=") && answer.len() <= first.len() + 128);
+        let last = bytes.get(first.len() + 1..).unwrap_or_default();
+        assert!(exchange.finish(last).is_err());
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(verifier) = text.parse::<ScramVerifier>()
+    {
+        assert_eq!(verifier.to_string().parse(), Ok(verifier));
+    }
+}
+
 fn attribute<'a>(part: Option<&'a str>, name: &str) -> Option<&'a str> {
     part?.strip_prefix(name)
 }
@@ -214,8 +272,17 @@ mod tests {
     use super::*;
 
     fn talk(verifier: &ScramVerifier, password: &str) -> Result<(), ScramError> {
-        let mut client = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-        let (exchange, first) = Exchange::begin(verifier.clone(), client.message())?;
+        bound(verifier, password, ChannelBinding::unsupported(), Binding::Unavailable)
+    }
+
+    fn bound(
+        verifier: &ScramVerifier,
+        password: &str,
+        theirs: ChannelBinding,
+        ours: Binding<'_>,
+    ) -> Result<(), ScramError> {
+        let mut client = ScramSha256::new(password.as_bytes(), theirs);
+        let (exchange, first) = Exchange::begin(verifier.clone(), ours, client.message())?;
         client.update(first.as_bytes()).unwrap();
         let last = exchange.finish(client.message())?;
         client.finish(last.as_bytes()).unwrap();
@@ -231,6 +298,24 @@ mod tests {
             talk(&ScramVerifier::impossible("eve", &[1; KEY]), "x"),
             Err(ScramError::WrongPassword)
         );
+    }
+
+    #[test]
+    fn an_exchange_is_bound_to_the_certificate_that_the_client_saw() {
+        let verifier = ScramVerifier::new("p");
+        let end_point = |hash: &[u8]| ChannelBinding::tls_server_end_point(hash.to_vec());
+        let talk = |theirs, ours| bound(&verifier, "p", theirs, ours);
+        assert_eq!(talk(end_point(b"one"), Binding::EndPoint(b"one")), Ok(()));
+        let other = talk(end_point(b"two"), Binding::EndPoint(b"one"));
+        assert_eq!(other, Err(ScramError::Malformed));
+        // Who is able to and was not offered it says so, which is a lie of the network
+        // when it was offered.
+        assert_eq!(talk(ChannelBinding::unrequested(), Binding::Unavailable), Ok(()));
+        let hidden = talk(ChannelBinding::unrequested(), Binding::Declined);
+        assert_eq!(hidden, Err(ScramError::Malformed));
+        assert_eq!(talk(ChannelBinding::unsupported(), Binding::Declined), Ok(()));
+        let unbound = talk(ChannelBinding::unsupported(), Binding::EndPoint(b"one"));
+        assert_eq!(unbound, Err(ScramError::Malformed));
     }
 
     #[test]
@@ -254,6 +339,7 @@ mod tests {
         };
         let (exchange, first) = Exchange::begin_with_nonce(
             verifier,
+            Binding::Unavailable,
             b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
             "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0",
         )

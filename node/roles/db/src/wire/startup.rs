@@ -7,13 +7,14 @@ use rung_sql::{SqlError, SqlState};
 use tokio::net::TcpStream;
 
 use super::encode::{self, Severity, Status};
-use super::frontend::{First, HEADER};
-use super::scram::{Exchange, MECHANISM, ScramVerifier};
+use super::frontend::{First, HEADER, ProtocolError};
+use super::scram::{Binding, Exchange, MECHANISM, MECHANISM_PLUS, ScramVerifier};
 use super::stream::{WireError, WireStream};
 use crate::backend::Cancellation;
 use crate::server::{Place, Shared};
 use crate::session::{Session, Settings};
 use crate::statistics::count;
+use crate::tls::PROTOCOL;
 use crate::users::User;
 
 /// The longest message of SASL, in bytes.
@@ -37,49 +38,43 @@ struct Wishes {
     unknown: Vec<String>,
 }
 
+/// The first byte of a TLS handshake. No message of the protocol begins with it,
+/// since it would be of 369 million bytes.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// Lets a client in. `None` when it wanted no session, or was told why not.
 pub(super) async fn start(
     shared: &Arc<Shared>,
     stream: TcpStream,
+    require_tls: bool,
 ) -> Result<Option<Started>, WireError> {
-    let mut wire = WireStream::plain(stream, shared.config.limits.slow_client);
+    let mut entrance = Entrance::of(shared, stream).await?;
     let mut asked = 0;
     loop {
-        let first = wire.first().await?;
+        let first = entrance.wire.first().await?;
         let first = First::parse(&first)?;
         match first {
-            First::Tls | First::Gss if asked >= 2 => {
-                return Err(super::frontend::ProtocolError::Startup("it asks again").into());
+            First::Tls | First::Gss if asked >= 2 || entrance.wire.is_tls() => {
+                return Err(ProtocolError::Startup("it asks again").into());
             }
-            First::Tls => {
+            First::Tls if shared.tls().is_some() => entrance = entrance.encrypt(shared).await?,
+            First::Tls | First::Gss => {
                 asked += 1;
-                match &shared.config.tls {
-                    Some(tls) if !wire.is_tls() => {
-                        wire.output.extend_from_slice(b"S");
-                        wire.flush().await?;
-                        let stream = tls.accept(wire.into_plain()?).await?;
-                        wire = WireStream::tls(stream, shared.config.limits.slow_client);
-                    }
-                    _ => {
-                        wire.output.extend_from_slice(b"N");
-                        wire.flush().await?;
-                    }
-                }
-            }
-            First::Gss => {
-                asked += 1;
-                wire.output.extend_from_slice(b"N");
-                wire.flush().await?;
+                entrance.wire.output.extend_from_slice(b"N");
+                entrance.wire.flush().await?;
             }
             First::Cancel { process, secret } => {
+                // Also in the clear: libpq before 17 never encrypts it.
                 shared.cancel(process, secret).await;
                 return Ok(None);
             }
             First::Startup { minor, parameters } => {
                 let admitted = match wishes(&parameters) {
-                    Ok(wishes) => admit(shared, &mut wire, minor, wishes).await?,
+                    Ok(_) if require_tls && !entrance.wire.is_tls() => Err(unencrypted()),
+                    Ok(wishes) => admit(shared, &mut entrance, minor, wishes).await?,
                     Err(error) => Err(error),
                 };
+                let mut wire = entrance.wire;
                 return match admitted {
                     Ok((session, place)) => Ok(Some(Started { wire, session, place })),
                     Err(error) => {
@@ -90,6 +85,50 @@ pub(super) async fn start(
                 };
             }
         }
+    }
+}
+
+fn unencrypted() -> SqlError {
+    SqlError::new(
+        SqlState::INVALID_AUTHORIZATION,
+        "connections without encryption are not accepted at this address",
+    )
+    .hint("connect with sslmode=require, or with the file of `ctl db url --ca` and verify-full")
+}
+
+/// A client at the door.
+struct Entrance {
+    wire: WireStream,
+    /// What the connection's certificate is known by, where channels can be bound to
+    /// it.
+    end_point: Option<Vec<u8>>,
+}
+
+impl Entrance {
+    /// Looks whether the client begins with TLS, without having asked for it.
+    async fn of(shared: &Shared, stream: TcpStream) -> Result<Self, WireError> {
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE {
+            let entrance = Self::handshake(shared, stream).await?;
+            // Another protocol within TLS may have been meant for another server.
+            if entrance.wire.protocol() == Some(PROTOCOL) {
+                return Ok(entrance);
+            }
+            return Err(ProtocolError::Startup("it is TLS without ALPN postgresql").into());
+        }
+        let wire = WireStream::plain(stream, shared.config.limits.slow_client);
+        Ok(Self { wire, end_point: None })
+    }
+
+    async fn encrypt(self, shared: &Shared) -> Result<Self, WireError> {
+        Self::handshake(shared, self.wire.agree_to_tls().await?).await
+    }
+
+    async fn handshake(shared: &Shared, stream: TcpStream) -> Result<Self, WireError> {
+        let tls = shared.tls().ok_or(ProtocolError::Startup("TLS is not offered"))?;
+        let stream = tls.acceptor.accept(stream).await?;
+        let wire = WireStream::tls(stream, shared.config.limits.slow_client);
+        Ok(Self { wire, end_point: tls.end_point.clone() })
     }
 }
 
@@ -169,29 +208,15 @@ fn options(text: &str) -> Result<Vec<(String, String)>, SqlError> {
 /// Asks who it is and begins a session. The inner error is the client's to know.
 async fn admit(
     shared: &Arc<Shared>,
-    wire: &mut WireStream,
+    entrance: &mut Entrance,
     minor: u16,
     wishes: Wishes,
 ) -> Result<Result<(Session, Place), SqlError>, WireError> {
-    let Some(place) = shared.place() else {
-        count(&shared.statistics.counters.connections_refused);
-        return Ok(Err(SqlError::new(
-            SqlState::TOO_MANY_CONNECTIONS,
-            "sorry, too many clients already",
-        )));
-    };
-    if shared.config.require_tls && !wire.is_tls() {
-        return Ok(Err(SqlError::new(
-            SqlState::INVALID_AUTHORIZATION,
-            "connections without encryption are not accepted",
-        )
-        .hint("connect with sslmode=require")));
-    }
     if minor > 0 || !wishes.unknown.is_empty() {
         let unknown: Vec<&str> = wishes.unknown.iter().map(String::as_str).collect();
-        encode::negotiate_protocol(&mut wire.output, &unknown);
+        encode::negotiate_protocol(&mut entrance.wire.output, &unknown);
     }
-    let authenticated = authenticate(shared, wire, &wishes.user).await?;
+    let authenticated = authenticate(shared, entrance, &wishes.user).await?;
     let user = match authenticated {
         Ok(user) => user,
         Err(error) => {
@@ -199,10 +224,19 @@ async fn admit(
             return Ok(Err(error));
         }
     };
+    // Only now, so that strangers take no places of those who may connect.
+    let Some(place) = shared.place() else {
+        count(&shared.statistics.counters.connections_refused);
+        return Ok(Err(SqlError::new(
+            SqlState::TOO_MANY_CONNECTIONS,
+            "sorry, too many clients already",
+        )));
+    };
     let settings = match settings(shared, &user, &wishes) {
         Ok(settings) => settings,
         Err(error) => return Ok(Err(error)),
     };
+    let wire = &mut entrance.wire;
     encode::authentication_ok(&mut wire.output);
     for (name, value) in settings.reported() {
         encode::parameter_status(&mut wire.output, name, value);
@@ -248,7 +282,7 @@ fn settings(shared: &Shared, user: &User, wishes: &Wishes) -> Result<Settings, S
 /// Lets the client prove that it knows the user's password.
 async fn authenticate(
     shared: &Shared,
-    wire: &mut WireStream,
+    entrance: &mut Entrance,
     name: &str,
 ) -> Result<Result<Arc<User>, SqlError>, WireError> {
     let user = shared.users().get(name);
@@ -256,19 +290,18 @@ async fn authenticate(
         Some(user) => user.verifier.clone(),
         None => ScramVerifier::impossible(name, &shared.secret),
     };
-    encode::authentication_sasl(&mut wire.output, MECHANISM);
-    wire.flush().await?;
-    let wrong = || {
-        SqlError::new(
-            SqlState::INVALID_PASSWORD,
-            format!("password authentication failed for user \"{name}\""),
-        )
+    let Entrance { wire, end_point } = entrance;
+    let offered = match end_point {
+        Some(_) => &[MECHANISM_PLUS, MECHANISM][..],
+        None => &[MECHANISM],
     };
+    encode::authentication_sasl(&mut wire.output, offered);
+    wire.flush().await?;
     let first = sasl(wire).await?;
-    let Some(first) = initial_response(&first) else {
+    let Some((binding, first)) = initial_response(&first, end_point.as_deref()) else {
         return Ok(Err(malformed()));
     };
-    let (exchange, answer) = match Exchange::begin(verifier, first) {
+    let (exchange, answer) = match Exchange::begin(verifier, binding, first) {
         Ok(begun) => begun,
         Err(_) => return Ok(Err(malformed())),
     };
@@ -280,7 +313,10 @@ async fn authenticate(
             encode::authentication_sasl_final(&mut wire.output, &proof);
             Ok(Ok(user))
         }
-        _ => Ok(Err(wrong())),
+        _ => Ok(Err(SqlError::new(
+            SqlState::INVALID_PASSWORD,
+            format!("password authentication failed for user \"{name}\""),
+        ))),
     }
 }
 
@@ -289,18 +325,42 @@ async fn sasl(wire: &mut WireStream) -> Result<BytesMut, WireError> {
     let header = wire.header().await?;
     if header.kind != b'p' || header.body > MAX_SASL {
         let what = "a message of SASL was expected";
-        return Err(super::frontend::ProtocolError::Startup(what).into());
+        return Err(ProtocolError::Startup(what).into());
     }
     debug_assert!(header.body + HEADER <= MAX_SASL + HEADER);
     wire.body(header).await
 }
 
-/// The data of the first message of SASL, if it is for our mechanism.
-fn initial_response(message: &[u8]) -> Option<&[u8]> {
-    let rest = message.strip_prefix(MECHANISM.as_bytes())?.strip_prefix(b"\0")?;
+/// The mechanism that the client chose of those that were offered, as what it is
+/// bound to, and the data of the first message.
+fn initial_response<'a>(
+    message: &'a [u8],
+    end_point: Option<&'a [u8]>,
+) -> Option<(Binding<'a>, &'a [u8])> {
+    let end = message.iter().position(|byte| *byte == 0)?;
+    let (mechanism, rest) = (&message[..end], &message[end + 1..]);
+    let binding = match (std::str::from_utf8(mechanism).ok()?, end_point) {
+        (MECHANISM_PLUS, Some(hash)) => Binding::EndPoint(hash),
+        (MECHANISM, Some(_)) => Binding::Declined,
+        (MECHANISM, None) => Binding::Unavailable,
+        _ => return None,
+    };
     let (length, data) = rest.split_at_checked(4)?;
     let length = i32::from_be_bytes(length.try_into().ok()?);
-    (usize::try_from(length) == Ok(data.len())).then_some(data)
+    (usize::try_from(length) == Ok(data.len())).then_some((binding, data))
+}
+
+/// Reads bytes as each part of the first messages.
+pub(super) fn parse_any(bytes: &[u8]) {
+    if let Some((_, data)) = initial_response(bytes, Some(b"hash")) {
+        assert!(data.len() <= bytes.len());
+    }
+    if let Ok(First::Startup { parameters, .. }) = First::parse(bytes) {
+        let _ = wishes(&parameters);
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = options(text);
+    }
 }
 
 fn malformed() -> SqlError {
@@ -318,6 +378,21 @@ mod tests {
         assert_eq!(read, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert!(options("junk").is_err());
         assert!(options("-c").is_err());
+    }
+
+    #[test]
+    fn only_a_mechanism_that_was_offered_is_taken() {
+        let read = |message, end_point| initial_response(message, end_point);
+        let plain = b"SCRAM-SHA-256\0\0\0\0\x02ab";
+        assert_eq!(read(plain, None), Some((Binding::Unavailable, &b"ab"[..])));
+        assert_eq!(read(plain, Some(b"h")), Some((Binding::Declined, &b"ab"[..])));
+        let plus = b"SCRAM-SHA-256-PLUS\0\0\0\0\x02ab";
+        assert_eq!(read(plus, Some(b"h")), Some((Binding::EndPoint(b"h"), &b"ab"[..])));
+        assert_eq!(read(plus, None), None);
+        for wrong in [&b""[..], b"SCRAM-SHA-256", b"MD5\0\0\0\0\0", b"SCRAM-SHA-256\0\0\0\0\x03ab"]
+        {
+            assert_eq!(read(wrong, None), None);
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A client's connection as bytes: in the clear or in TLS, with bounded buffers.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -66,15 +67,28 @@ impl WireStream {
         matches!(self.transport, Transport::Tls(_))
     }
 
-    /// The connection in the clear, to be wrapped in TLS.
+    /// What both sides of TLS agreed to speak (ALPN).
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// Agrees to TLS, and gives the connection in the clear for its handshake.
     ///
     /// # Errors
     /// When it is encrypted already, or the client has sent bytes ahead of the
     /// handshake: these would pass for encrypted ones.
-    pub fn into_plain(self) -> Result<TcpStream, ProtocolError> {
+    pub async fn agree_to_tls(mut self) -> Result<TcpStream, WireError> {
+        if self.has_input() {
+            return Err(ProtocolError::Startup("bytes came ahead of the TLS handshake").into());
+        }
+        self.output.extend_from_slice(b"S");
+        self.flush().await?;
         match self.transport {
-            Transport::Plain(stream) if self.input.is_empty() => Ok(stream),
-            _ => Err(ProtocolError::Startup("bytes came ahead of the TLS handshake")),
+            Transport::Plain(stream) => Ok(stream),
+            Transport::Tls(_) => Err(ProtocolError::Startup("it is encrypted already").into()),
         }
     }
 
@@ -148,10 +162,10 @@ impl WireStream {
 
     async fn fill(&mut self, room: usize) -> Result<(), WireError> {
         let count = if self.input.is_empty() {
+            // No memory is held while an idle client thinks.
             self.input = BytesMut::new();
-            if let Transport::Plain(stream) = &mut self.transport {
-                // No memory is held while an idle client thinks.
-                loop {
+            match &mut self.transport {
+                Transport::Plain(stream) => loop {
                     stream.readable().await?;
                     self.input.reserve(room);
                     match stream.try_read_buf(&mut self.input) {
@@ -161,22 +175,20 @@ impl WireStream {
                         }
                         Err(error) => return Err(error.into()),
                     }
+                },
+                Transport::Tls(stream) => {
+                    let input = &mut self.input;
+                    poll_fn(|cx| poll_first(stream, cx, input)).await?
                 }
-            } else {
-                self.read_some(room).await?
             }
         } else {
-            self.read_some(room).await?
+            self.input.reserve(room);
+            self.transport.read_buf(&mut self.input).await?
         };
         if count == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         Ok(())
-    }
-
-    async fn read_some(&mut self, room: usize) -> io::Result<usize> {
-        self.input.reserve(room);
-        self.transport.read_buf(&mut self.input).await
     }
 
     /// Sends what was collected.
@@ -226,6 +238,19 @@ impl WireStream {
             let _ = tokio::time::timeout(self.slow_client, self.transport.shutdown()).await;
         }
     }
+}
+
+/// Reads what has arrived. Until then the buffer is one on the stack.
+fn poll_first(
+    stream: &mut TlsStream<TcpStream>,
+    cx: &mut Context<'_>,
+    input: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    let mut bytes = [0; READ];
+    let mut buffer = ReadBuf::new(&mut bytes);
+    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    input.extend_from_slice(buffer.filled());
+    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 impl AsyncRead for Transport {

@@ -195,12 +195,11 @@ async fn start_node(
     let directory = watch::Sender::new(Arc::default());
     let mut config = ServerConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
+        listen_private: None,
         threads: 2,
         node: id,
         node_name: format!("n{id}"),
         dc: "dc".to_owned(),
-        tls: None,
-        require_tls: false,
         directory: directory.subscribe(),
         mesh: Some(mesh.clone()),
         stream_kind: SQL_STREAM,

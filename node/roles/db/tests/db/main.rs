@@ -8,4 +8,5 @@ mod limits;
 mod links;
 mod session;
 mod startup;
+mod tls;
 mod tools;

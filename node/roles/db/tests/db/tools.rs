@@ -5,11 +5,11 @@ use std::process::{Command, Output};
 
 use crate::cluster::{Cluster, PASSWORD};
 
-fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok()
 }
 
-fn command(cluster: &Cluster, program: &str) -> Command {
+pub fn command(cluster: &Cluster, program: &str) -> Command {
     let address = cluster.address();
     let mut command = Command::new(program);
     command
@@ -21,7 +21,7 @@ fn command(cluster: &Cluster, program: &str) -> Command {
     command
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     let (out, error) = (&output.stdout, &output.stderr);
     format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(error))
 }

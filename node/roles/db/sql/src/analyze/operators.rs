@@ -407,7 +407,7 @@ fn number_type(left: &PgType, right: &PgType) -> PgType {
         T::Float8
     } else if is(&[T::Numeric]) {
         T::Numeric
-    } else if is(&[T::Oid, T::Regclass, T::Regtype]) && !is(&[T::Int8]) {
+    } else if is(&[T::Oid, T::Regclass, T::Regtype]) {
         T::Oid
     } else {
         T::Int8

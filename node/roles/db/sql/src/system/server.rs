@@ -38,7 +38,17 @@ pub(super) fn users(rows: &mut Rows<'_>, source: &Source<'_>) {
     );
 }
 
+/// What is built in, and asked for by drivers: pgjdbc reads keys up to this many columns.
+const BUILT_IN: [(&str, &str); 2] = [("max_identifier_length", "63"), ("max_index_keys", "32")];
+
 pub(super) fn settings(rows: &mut Rows<'_>, source: &Source<'_>) {
+    for (name, value) in BUILT_IN {
+        row!(rows,
+            name: name, setting: value, context: "internal", vartype: "integer",
+            source: "default", category: "Preset Options", pending_restart: false,
+            reset_val: value,
+        );
+    }
     for (name, value) in source.context.settings.iter() {
         row!(rows,
             name: name, setting: value, context: "user", vartype: "string", source: "session",
