@@ -10,6 +10,7 @@ use rung_proto::soft::{CopyState, ScrubStatus};
 
 use crate::clock::now_ms;
 use crate::node::Node;
+use crate::open_files;
 use crate::status;
 
 /// Free space under which a disk is a problem: this share, and this many bytes.
@@ -59,6 +60,7 @@ pub fn examine(node: &Arc<Node>, view: &View) -> Vec<Finding> {
         findings.push(finding(Severity::Problem, "databases", why, next));
     }
     findings.push(certificate(node));
+    findings.extend(open_files(node.name(), open_files::limit()));
     if findings.iter().all(|finding| finding.severity == Severity::Ok) {
         let message = format!("{} nodes, nothing to complain about", state.nodes.len());
         findings.push(finding(Severity::Ok, "cluster", message, ""));
@@ -189,6 +191,22 @@ fn machine(name: &str, host: &rung_proto::soft::HostStatus) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+fn open_files(name: &str, limit: u64) -> Option<Finding> {
+    let wanted = rung_db::Limits::default().connections;
+    let clients = open_files::clients(wanted, limit);
+    (clients < wanted).then(|| {
+        finding(
+            Severity::Warning,
+            "files",
+            format!(
+                "{name} may open {limit} files, and so serves {clients} clients of databases, \
+                 not {wanted}"
+            ),
+            "raise the hard limit of open files (LimitNOFILE of the unit, ulimit -Hn)",
+        )
+    })
 }
 
 fn certificate(node: &Node) -> Finding {

@@ -24,6 +24,7 @@ mod logs;
 mod metrics;
 mod node;
 mod observe;
+mod open_files;
 mod options;
 mod protocol;
 mod request_actors;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let role_log = RoleLog::new();
     start_logging(&role_log);
+    open_files::raise_limit();
     match run(&options, role_log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -9,6 +9,7 @@ use rung_db::{Limits, ScramVerifier, Server, ServerConfig, ServerError, UserReco
 use rung_runtime::{Shutdown, TaskResult};
 
 use crate::node::Node;
+use crate::open_files;
 use crate::protocol::STREAM_SQL;
 use crate::sql_certificate::{self, Shown};
 
@@ -124,6 +125,10 @@ async fn start(node: &Node) -> Result<Server, Box<dyn std::error::Error + Send +
             stream_kind: STREAM_SQL,
             spool: node.data.join(SPOOL),
             limits: Limits {
+                connections: open_files::clients(
+                    Limits::default().connections,
+                    open_files::limit(),
+                ),
                 slow_statement: node.settings.slow_statement_ms.map(Duration::from_millis),
                 ..Limits::default()
             },

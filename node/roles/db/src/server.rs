@@ -440,6 +440,7 @@ async fn accept(
             return;
         }
     };
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -449,11 +450,15 @@ async fn accept(
         let stream = match accepted.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(role = "db", %error, "a connection was not accepted");
+                // Once for each time that it begins, since it may go on for long.
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(role = "db", %error, "connections are not accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        is_failing = false;
         let Some((worker, load)) =
             workers.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed))
         else {
