@@ -260,6 +260,7 @@ impl Consensus {
             store,
             status,
             returning,
+            heard: Mutex::default(),
             machine_unused: unused.0,
             files_unused: unused.1,
         }));

@@ -1,7 +1,7 @@
 //! One group on this node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,6 +58,8 @@ pub(crate) struct GroupInner {
     pub(crate) store: SnapshotStore,
     pub(crate) status: watch::Receiver<GroupStatus>,
     pub(crate) returning: Returning,
+    /// When the leader last sent something.
+    pub(crate) heard: Mutex<Option<Instant>>,
     pub(crate) machine_unused: Unused,
     pub(crate) files_unused: Unused,
     pub(crate) waiting: Semaphore,
@@ -366,6 +368,48 @@ impl Group {
         self.0.store.handled()
     }
 
+    fn hear(&self) {
+        *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// The leader that this voter follows, and how long it has sent nothing.
+    pub fn silent_leader(&self) -> Option<(NodeId, Duration)> {
+        let leader = {
+            let status = self.0.status.borrow();
+            let votes = status.voters.contains(&self.0.node);
+            status.leader.filter(|leader| votes && *leader != self.0.node)?
+        };
+        let heard = *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((leader, heard?.elapsed()))
+    }
+
+    /// A hint that the leader's process has ended. This voter waits for it no longer:
+    /// it grants votes at once, and with `stands` it asks for them. A majority that
+    /// still hears the leader keeps it, so a hint that is wrong costs a question.
+    pub async fn suspect_leader(&self, leader: NodeId, stands: bool) {
+        let vote = {
+            let metrics = self.0.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.current_leader != Some(leader.0) || leader == self.0.node {
+                return;
+            }
+            metrics.vote
+        };
+        // Sent to ourselves and naming another: its only effect is that the lease of
+        // this leader is over here.
+        let lets_go = TransferLeaderRequest::new(vote, leader.0, None);
+        let suspected = self.0.raft.handle_transfer_leader(lets_go).await;
+        let suspected = match suspected {
+            Ok(_) if stands && !self.0.returning.is_true() => {
+                self.0.raft.trigger().elect(true).await
+            }
+            other => other.map(drop),
+        };
+        if let Err(error) = suspected {
+            tracing::debug!(group = %self.id(), %error, "the group ended before an election");
+        }
+    }
+
     /// Makes a snapshot of what is applied now and waits until it is written.
     ///
     /// # Errors
@@ -401,6 +445,7 @@ impl Group {
             }
             Request::Append { ballot, previous, commit, .. } => {
                 speaks_for_itself(from, &ballot)?;
+                self.hear();
                 let rpc = AppendEntriesRequest {
                     vote: ballot.into(),
                     prev_log_id: previous.map(log_id),

@@ -27,8 +27,8 @@ mod raft_types;
 mod replica;
 mod returning;
 mod runtime;
-#[cfg(test)]
-mod simulation;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod snapshot_format;
 mod snapshot_store;
 mod state_machine;

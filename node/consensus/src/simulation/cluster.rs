@@ -91,8 +91,10 @@ impl Cluster {
             let disk = SimDisk::new(seed.wrapping_mul(31).wrapping_add(id));
             (NodeId(id), Node { disk, lives: 0, life: None, saved: None, starting: false })
         });
+        let hears = Arc::clone(&ledger);
+        let heard = move |term, node: NodeId| hears.lock().unwrap().leads(term, node.0);
         Arc::new(Self {
-            links: Links::new(seed ^ 0x6c69_6e6b, Arc::clone(&ledger)),
+            links: Links::new(seed ^ 0x6c69_6e6b, heard),
             ledger,
             nodes: Mutex::new(nodes.collect()),
             rng: Mutex::new(SmallRng::seed_from_u64(seed ^ 0x6e6f_6465)),

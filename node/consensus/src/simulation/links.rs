@@ -16,22 +16,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::checker::Ledger;
 use crate::consensus::Consensus;
 use crate::message::{Request, decode_request};
 use crate::network::{ByteStream, Network, NetworkError};
 
 /// How all links are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Weather {
+pub struct Weather {
+    /// How likely a message is lost, from 0 to 1.
     pub loss: f64,
+    /// How likely it arrives twice.
     pub doubling: f64,
     /// Most messages take the first, some anything up to the second.
     pub delay: (Duration, Duration),
 }
 
 impl Weather {
-    pub(super) const FAIR: Weather = Weather {
+    /// Nothing is lost, and 2 ms are the longest.
+    pub const FAIR: Weather = Weather {
         loss: 0.0,
         doubling: 0.0,
         delay: (Duration::from_micros(300), Duration::from_millis(2)),
@@ -48,22 +50,26 @@ struct State {
     up: BTreeMap<NodeId, (u64, Consensus)>,
 }
 
-/// All links of the cluster.
-pub(super) struct Links {
+/// Told of everybody who speaks as a leader: the term, and who.
+type Heard = Box<dyn Fn(u64, NodeId) + Send + Sync>;
+
+/// All links of a simulated cluster. Time is Tokio's, be it paused or not.
+pub struct Links {
     state: Mutex<State>,
-    ledger: Arc<Mutex<Ledger>>,
+    heard: Heard,
 }
 
 /// What one life of a node sends with.
 #[derive(Clone)]
-pub(super) struct Link {
+pub struct Link {
     links: Arc<Links>,
     node: NodeId,
     life: u64,
 }
 
 impl Links {
-    pub(super) fn new(seed: u64, ledger: Arc<Mutex<Ledger>>) -> Arc<Self> {
+    /// Fair links without nodes. `heard` is told of everybody who speaks as a leader.
+    pub fn new(seed: u64, heard: impl Fn(u64, NodeId) + Send + Sync + 'static) -> Arc<Self> {
         let state = State {
             rng: SmallRng::seed_from_u64(seed),
             weather: Weather::FAIR,
@@ -71,40 +77,47 @@ impl Links {
             paused: BTreeMap::new(),
             up: BTreeMap::new(),
         };
-        Arc::new(Self { state: Mutex::new(state), ledger })
+        Arc::new(Self { state: Mutex::new(state), heard: Box::new(heard) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    pub(super) fn link(self: &Arc<Self>, node: NodeId, life: u64) -> Link {
+    /// What a life of a node sends with, until it is unplugged.
+    pub fn link(self: &Arc<Self>, node: NodeId, life: u64) -> Link {
         Link { links: Arc::clone(self), node, life }
     }
 
-    pub(super) fn plug(&self, node: NodeId, life: u64, consensus: Consensus) {
+    /// Messages to a node reach this life of it.
+    pub fn plug(&self, node: NodeId, life: u64, consensus: Consensus) {
         self.state().up.insert(node, (life, consensus));
     }
 
-    pub(super) fn unplug(&self, node: NodeId) {
+    /// Nothing reaches a node, and nothing that it says is heard.
+    pub fn unplug(&self, node: NodeId) {
         self.state().up.remove(&node);
     }
 
-    pub(super) fn set_weather(&self, weather: Weather) {
+    /// Changes how all links are.
+    pub fn set_weather(&self, weather: Weather) {
         self.state().weather = weather;
     }
 
-    pub(super) fn cut(&self, from: NodeId, to: NodeId) {
+    /// Cuts one direction between two nodes.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
         self.state().cut.insert((from, to));
     }
 
-    pub(super) fn mend(&self) {
+    /// Ends all cuts and pauses.
+    pub fn mend(&self) {
         let mut state = self.state();
         state.cut.clear();
         state.paused.clear();
     }
 
-    pub(super) fn pause(&self, node: NodeId, time: Duration) {
+    /// Holds back all messages to and from a node.
+    pub fn pause(&self, node: NodeId, time: Duration) {
         self.state().paused.insert(node, Instant::now() + time);
     }
 
@@ -154,7 +167,7 @@ impl Links {
             && let Request::Append { ballot, .. } = header.request
             && ballot.granted
         {
-            self.ledger.lock().unwrap().leads(ballot.term, ballot.node.0);
+            (self.heard)(ballot.term, ballot.node);
         }
     }
 

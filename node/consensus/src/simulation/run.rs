@@ -274,7 +274,7 @@ impl Trouble {
 
     async fn any(&mut self) {
         sleep(self.time(1200)).await;
-        match self.rng.random_range(0..12) {
+        match self.rng.random_range(0..13) {
             0 | 1 => self.crash(3000),
             2 => {
                 for _ in 0..NODES {
@@ -292,6 +292,7 @@ impl Trouble {
             8 => self.fail_sync(),
             9 => self.transfer().await,
             10 => self.replace_voter().await,
+            11 => self.suspect().await,
             _ => self.snapshot().await,
         }
     }
@@ -354,6 +355,18 @@ impl Trouble {
         if let Some((_, life)) = self.cluster.leader() {
             // It may fail for many reasons; what must hold is checked elsewhere.
             let _ = life.group.transfer_leader(to, Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Some believe that their leader's process has ended, rightly or not.
+    async fn suspect(&mut self) {
+        for (_, life) in self.cluster.running() {
+            let stands = self.rng.random_bool(0.5);
+            if let Some((leader, _)) = life.group.silent_leader()
+                && self.rng.random_bool(0.6)
+            {
+                life.group.suspect_leader(leader, stands).await;
+            }
         }
     }
 

@@ -24,6 +24,12 @@ pub struct Disk {
     power: Option<Arc<Power>>,
 }
 
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.vfs().unwrap_or("the system's disk"))
+    }
+}
+
 /// A file that is written from its start to its end.
 pub(crate) struct NewFile {
     file: File,

@@ -22,6 +22,9 @@ pub struct ShardConfig {
     pub number: u16,
     /// What is bounded, and by how much.
     pub limits: Limits,
+    /// The disk under `dir`.
+    #[cfg(feature = "simulation")]
+    pub disk: rung_pages::Disk,
     /// Steps to leave out, to see that tests notice.
     #[cfg(feature = "simulation")]
     pub faults: Faults,
@@ -38,6 +41,8 @@ impl ShardConfig {
             number: 0,
             limits: Limits::default(),
             #[cfg(feature = "simulation")]
+            disk: rung_pages::Disk::system(),
+            #[cfg(feature = "simulation")]
             faults: Faults::default(),
         }
     }
@@ -51,6 +56,8 @@ pub struct Faults {
     pub pages: rung_pages::Faults,
     /// Writes are answered before a quorum has them.
     pub acknowledge_early: bool,
+    /// Entries count in whatever term they reached the log.
+    pub ignore_epoch: bool,
 }
 
 /// How the group is found.

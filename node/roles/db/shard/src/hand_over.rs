@@ -55,12 +55,19 @@ pub(crate) async fn hand_over(
     // Nobody waits yet: it may take long.
     catch_up(group, to, CLOSE, until).await?;
     let pause = Pause::begin(core)?;
-    let until = until.min(Instant::now() + PAUSE);
+    let began = Instant::now();
+    let until = until.min(began + PAUSE);
     rest(core, until, to).await?;
+    let rested = began.elapsed();
     catch_up(group, to, 0, until).await?;
+    let caught_up = began.elapsed();
     let left = until.saturating_duration_since(Instant::now());
     let transferred = group.transfer_leader(to, left).await;
     drop(pause);
+    if transferred.is_ok() {
+        let (shard, took) = (&core.config.group.name, began.elapsed());
+        tracing::info!(shard, %to, ?rested, ?caught_up, ?took, "handed over");
+    }
     transferred.map_err(|error| match error {
         ChangeError::NotLeader { leader } => HandOverError::NotPrimary { primary: leader },
         ChangeError::Invalid(_) => HandOverError::NotAVoter(to),

@@ -1,5 +1,6 @@
 //! Brings entries to the log in their order, several at a time.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,22 +14,27 @@ use tokio::sync::mpsc;
 use crate::core::{Core, Proposal};
 use crate::error::ShardError;
 use crate::payload::SKIPPED;
+use crate::status::CopyState;
 
 /// How many entries may be under way: parts of a large transaction among them.
 const UNDER_WAY: usize = 32;
 
 type Proposed = (Position, Result<Applied, ProposeError>);
 
-/// Proposes what the writer has executed, until the copy is closed.
+/// Proposes what the writer has executed, until the copy is closed or stops.
 pub(crate) async fn propose_all(
     core: Arc<Core>,
     group: Group,
     mut proposals: mpsc::Receiver<Proposal>,
 ) {
     let mut under_way: FuturesUnordered<BoxFuture<'static, Proposed>> = FuturesUnordered::new();
+    // The copy itself keeps a sender, so the channel does not end by itself.
+    let mut state = core.state.subscribe();
+    let mut stopped = pin!(state.wait_for(|state| matches!(state, CopyState::Stopped(_))));
     loop {
         tokio::select! {
             biased;
+            _ = &mut stopped => return,
             Some(proposed) = under_way.next(), if !under_way.is_empty() => note(&core, proposed),
             proposal = proposals.recv(), if under_way.len() < UNDER_WAY => {
                 let Some(proposal) = proposal else { return };

@@ -366,6 +366,8 @@ fn open_core(
     let options = Options {
         checkpoint_bytes: config.limits.checkpoint_bytes,
         #[cfg(feature = "simulation")]
+        disk: config.disk.clone(),
+        #[cfg(feature = "simulation")]
         faults: config.faults.pages,
         ..Options::default()
     };

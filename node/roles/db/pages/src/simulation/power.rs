@@ -92,6 +92,18 @@ impl Power {
         state.failure = Some((state.operations + operations, failure));
     }
 
+    /// Ends the process that uses the files: whatever it still tries fails.
+    pub fn kill_process(&self) {
+        self.state().dead = true;
+    }
+
+    /// Another process uses the files, which are as the former one, that is gone,
+    /// left them: what was not synced is seen, and may still be lost.
+    pub fn restart_process(&self) {
+        let mut state = self.state();
+        (state.dead, state.failure) = (false, None);
+    }
+
     /// Operations that changed or synced files so far.
     pub fn operations(&self) -> u64 {
         self.state().operations

@@ -2,8 +2,6 @@
 //! be cut.
 
 mod archive;
-mod chaos;
-mod checker;
 mod interactive;
 mod limits;
 mod one_copy;

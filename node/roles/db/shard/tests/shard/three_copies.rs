@@ -218,6 +218,25 @@ async fn a_copy_that_differs_stops_and_the_others_go_on() {
     cluster.stop().await;
 }
 
+/// What the simulation must notice, without its luck.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_before_a_quorum_has_it_is_lost() {
+    let early = |config: &mut rung_shard::ShardConfig| config.faults.acknowledge_early = true;
+    let cluster = Cluster::start_with(3, early).await;
+    let (former, shard) = cluster.primary().await;
+    let token = write(&shard, "CREATE TABLE t(x)").await.unwrap();
+    eventually("all have the table", || {
+        cluster.nodes.values().all(|it| it.shard.position().sequence >= token.sequence)
+    })
+    .await;
+    cluster.isolate(former);
+    write(&shard, "INSERT INTO t VALUES (1)").await.expect("the acknowledgement that is wrong");
+    let (primary, shard) = cluster.primary().await;
+    assert_ne!(primary, former);
+    assert_eq!(read(&shard, ReadLevel::Linearizable, COUNT).await, Ok(0));
+    cluster.stop().await;
+}
+
 /// Flips a byte in every page but the first of a database.
 fn spoil(dir: &std::path::Path) {
     for file in std::fs::read_dir(dir).unwrap() {
