@@ -9,6 +9,7 @@ mod directory;
 mod group;
 mod reconcile;
 pub mod recover;
+mod suspicion;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use crate::data_dir::DataDir;
 use crate::database_scrub::Scrubs;
 
 pub use reconcile::run;
+pub use suspicion::run as watch_primaries;
 
 const COPY_FILE: &str = "copy";
 /// A copy that stopped because of its disk is opened again so long after.
@@ -39,7 +41,8 @@ const OPEN_AGAIN: Duration = Duration::from_secs(3);
 const TELL: Duration = Duration::from_millis(250);
 /// Another copy stands for election when it has not heard of the primary for the
 /// second of these, during which the others would not vote for it, and a time
-/// between both: 600 to 700 ms.
+/// between both: 600 to 700 ms. Where the primary's process has ended, `suspicion`
+/// does not wait for that.
 const ELECTION: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(350));
 const HEARTBEAT: Duration = Duration::from_millis(50);
 

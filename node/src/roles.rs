@@ -98,6 +98,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), AddError> {
     add(node, "databases", |node, _| databases::run(node)).await?;
     add(node, "archives", |node, _| database_archive::run(node)).await?;
     add(node, "scrubs", |node, _| database_scrub::run(node)).await?;
+    add(node, "primaries", |node, _| databases::watch_primaries(node)).await?;
     let here = Arc::clone(node);
     let sql = ChildSpec::task("sql", move |shutdown| sql_role::run(Arc::clone(&here), shutdown));
     supervisor.add(sql.role(Role::Db)).await?;

@@ -156,7 +156,7 @@ fn serves(me: NodeId, state: &State, mine: &[CopyStatus], view: &View) -> bool {
     })
 }
 
-fn shard_of<'a>(record: &CopyRecord, state: &'a State) -> Option<&'a ShardRecord> {
+pub(super) fn shard_of<'a>(record: &CopyRecord, state: &'a State) -> Option<&'a ShardRecord> {
     state.databases.get(&record.database)?.shards.get(&record.shard)
 }
 

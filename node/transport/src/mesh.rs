@@ -321,6 +321,20 @@ impl Mesh {
         }
     }
 
+    /// Where a node is looked for.
+    pub fn address_of(&self, node: NodeId) -> Option<SocketAddr> {
+        self.inner.peer(node)?.address()
+    }
+
+    /// Ends the connections with a node whose process has ended, so that nobody waits
+    /// for answers of it. It stays in the address book.
+    pub fn disconnect(&self, node: NodeId) {
+        let links = self.inner.peer(node).map(|peer| peer.links());
+        for link in links.into_iter().flatten() {
+            link.close(CloseCode::Done, "the process at the other end is gone");
+        }
+    }
+
     /// Uses another certificate for new connections; those that exist go on.
     /// One that TLS cannot use is logged and the old one kept.
     pub fn replace_identity(&self, identity: NodeIdentity) {

@@ -147,10 +147,15 @@ impl Link {
         let left = bounds.deadline.saturating_duration_since(Instant::now());
         let kind = self.shared.config.stream_kind;
         let header = Header { purpose }.encode();
-        let stream = mesh
-            .open_stream(self.node, kind, header, OPEN.min(left))
-            .await
-            .map_err(|error| format!("node {} of the database: {error}", self.node))?;
+        let opened = tokio::select! {
+            opened = mesh.open_stream(self.node, kind, header, OPEN.min(left)) => {
+                opened.map_err(|error| error.to_string())
+            }
+            why = gone(self.shared.config.directory.clone(), &self.database, self.node) => {
+                Err(why.to_owned())
+            }
+        };
+        let stream = opened.map_err(|why| format!("node {} of the database: {why}", self.node))?;
         Ok(Open { frames: Frames::new(stream), known: CallForms::default() })
     }
 
@@ -197,7 +202,12 @@ impl Link {
         // A result that is too large here is read to its end, so that the stream
         // can go on being used.
         let mut too_large = None;
-        let gone = gone(self.shared.config.directory.clone(), &self.database, self.node);
+        let (directory, node) = (self.shared.config.directory.clone(), self.node);
+        let gone = async {
+            let why = gone(directory, &self.database, node).await;
+            tokio::time::sleep(FORMER_PRIMARY).await;
+            why
+        };
         tokio::pin!(gone);
         loop {
             let frame = tokio::select! {
@@ -266,7 +276,6 @@ async fn gone(
         }
         let primaries = primaries(&now);
         if was_primary && !primaries.is_empty() && !primaries.contains(&node) {
-            tokio::time::sleep(FORMER_PRIMARY).await;
             return "another node became the primary";
         }
         if directory.changed().await.is_err() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rung_proto::NodeId;
 use rung_shard::{CopyState, ReadLevel, ReadTransaction, Shard, ShardError, Token, Verdict};
 use rung_shard::{Length, Turn, WriteTransaction};
 use rung_sql::{Context, CopyIn, Executor, Kind, SqlError, SqlState};
@@ -36,6 +37,16 @@ impl LocalSession {
 
     pub fn is_primary(shard: &Shard) -> bool {
         matches!(*shard.state().borrow(), CopyState::Primary { .. })
+    }
+
+    /// Who takes writes, as far as the copy knows: `me` also while it makes sure that
+    /// nothing older is on its way, which writes wait for.
+    pub fn primary_of(shard: &Shard, me: NodeId) -> Option<NodeId> {
+        match *shard.state().borrow() {
+            CopyState::Primary { .. } | CopyState::Taking { .. } => Some(me),
+            CopyState::Follower { primary } => primary,
+            CopyState::Stopped(_) => None,
+        }
     }
 
     pub fn has_transaction(&self) -> bool {

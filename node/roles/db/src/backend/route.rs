@@ -214,8 +214,9 @@ impl Backend {
     ) -> Result<Answer, Failure> {
         let until = bounds.deadline.min(Instant::now() + self.shared.config.limits.primary_wait);
         let mut has_waited = false;
+        let mut failed = None;
         loop {
-            let tried = self.primary_place()?;
+            let tried = self.primary_place(failed)?;
             let failure = match tried {
                 Some(place) => match self.at(place, operation.clone(), bounds).await {
                     Ok(answer) => return Ok(answer),
@@ -240,6 +241,7 @@ impl Backend {
                 return Err(Failure::NotDone { why, primary: hint });
             }
             let asked = tried.map(|place| self.node_of(place));
+            failed = asked;
             match hint {
                 Some(primary) if Some(primary) != asked => self.primary = Some(primary),
                 _ => self.wait_for_change(until).await,
@@ -254,22 +256,34 @@ impl Backend {
         }
     }
 
-    /// Where the primary should be: what somebody has just said, the copy here if it
-    /// says that it is, or what the directory says.
-    fn primary_place(&mut self) -> Result<Option<Place>, Failure> {
+    /// Where the primary should be: what somebody has just said, what the copy here
+    /// hears, which is sooner than what the directory is told, or what that says. Whom
+    /// the copy hears of may be gone, so it is not believed twice in a row.
+    fn primary_place(&self, failed: Option<NodeId>) -> Result<Option<Place>, Failure> {
         let me = self.shared.config.node;
         let told = self.primary;
         let node = self.shard(|place| {
-            let is_here = place.local.as_ref().is_some_and(LocalSession::is_primary);
-            told.or(is_here.then_some(me)).or(place.primary)
+            let heard = || LocalSession::primary_of(place.local.as_ref()?, me);
+            told.or_else(|| heard().filter(|node| Some(*node) != failed)).or(place.primary)
         })?;
         Ok(node.map(|node| if node == me { Place::Here } else { Place::At(node) }))
     }
 
     async fn wait_for_change(&mut self, until: Instant) {
         let wait = LOOK.min(until.saturating_duration_since(Instant::now()));
-        // Also over when the node that told us of places is gone.
-        let _ = tokio::time::timeout(wait, self.directory.changed()).await;
+        let copy = self.shard(|place| place.local.as_ref().map(rung_shard::Shard::state));
+        let copy_changes = async {
+            match copy {
+                Ok(Some(mut state)) => drop(state.changed().await),
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = copy_changes => {}
+            // Also when the node that told us of places is gone.
+            _ = self.directory.changed() => {}
+        }
     }
 
     async fn at(
