@@ -2,6 +2,7 @@
 //! most time, and the slow ones.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -107,7 +108,8 @@ pub struct SlowStatement {
 #[derive(Debug)]
 pub struct Statistics {
     pub(crate) counters: Atomics,
-    statements: Mutex<HashMap<String, StatementStatistics>>,
+    /// By the hash of their texts without constants.
+    statements: Mutex<HashMap<u64, StatementStatistics>>,
     slow: Mutex<VecDeque<SlowStatement>>,
     /// None where no statement is logged.
     slow_from: Option<Duration>,
@@ -162,12 +164,12 @@ impl Statistics {
         if failed {
             count(&self.counters.errors);
         }
-        let text = normal_form(ended.text);
         if self.slow_from.is_some_and(|from| took >= from) {
-            self.remember_slow(&text, ended);
+            self.remember_slow(&normal_form(ended.text), ended);
         }
+        let hash = hash_of_normal_form(ended.text);
         let mut statements = lock(&self.statements);
-        if let Some(known) = statements.get_mut(text.as_str()) {
+        if let Some(known) = statements.get_mut(&hash) {
             known.add(took, failed);
             return;
         }
@@ -175,14 +177,14 @@ impl Statistics {
             forget_cheapest(&mut statements);
         }
         let mut new = StatementStatistics {
-            text: text.clone(),
+            text: normal_form(ended.text),
             calls: 0,
             errors: 0,
             total: Duration::ZERO,
             longest: Duration::ZERO,
         };
         new.add(took, failed);
-        statements.insert(text, new);
+        statements.insert(hash, new);
     }
 
     fn remember_slow(&self, text: &str, ended: &Ended<'_>) {
@@ -237,7 +239,7 @@ impl StatementStatistics {
 }
 
 /// Makes room: the tenth that took least time goes.
-fn forget_cheapest(statements: &mut HashMap<String, StatementStatistics>) {
+fn forget_cheapest(statements: &mut HashMap<u64, StatementStatistics>) {
     let mut totals: Vec<Duration> = statements.values().map(|known| known.total).collect();
     let tenth = totals.len() / 10;
     let (_, limit, _) = totals.select_nth_unstable(tenth);
@@ -252,29 +254,44 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A text with `?` for numbers and strings, and one space for white space and
 /// comments.
 fn normal_form(text: &str) -> String {
-    let text = cut(text, 4 * MAX_TEXT);
-    let bytes = text.as_bytes();
     let mut normal = String::with_capacity(text.len().min(MAX_TEXT) + 4);
-    let mut start = 0;
-    let mut at = 0;
-    while at < bytes.len() && normal.len() < MAX_TEXT {
-        let (end, instead) = part(bytes, at);
-        if let Some(instead) = instead {
-            normal.push_str(&text[start..at]);
-            if instead != ' ' || !normal.ends_with(' ') {
-                normal.push(instead);
-            }
-            start = end;
-        }
-        at = end;
-    }
-    normal.push_str(&text[start..at.max(start)]);
+    pieces(text, |piece| normal.push_str(piece));
     normal.truncate(cut(&normal, MAX_TEXT).len());
     normal
 }
 
+/// Tells texts apart that differ in more than constants, without a copy of them.
+fn hash_of_normal_form(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    pieces(text, |piece| hasher.write(piece.as_bytes()));
+    hasher.finish()
+}
+
+/// Gives the pieces of a text's normal form, up to about [`MAX_TEXT`] bytes.
+fn pieces(text: &str, mut take: impl FnMut(&str)) {
+    let text = cut(text, 4 * MAX_TEXT);
+    let bytes = text.as_bytes();
+    let (mut start, mut at, mut taken) = (0, 0, 0);
+    let mut after_space = false;
+    while at < bytes.len() && taken < MAX_TEXT {
+        let (end, instead) = part(bytes, at);
+        if let Some(instead) = instead {
+            take(&text[start..at]);
+            taken += at - start + 1;
+            after_space &= start == at;
+            if instead != " " || !after_space {
+                take(instead);
+            }
+            after_space = instead == " ";
+            start = end;
+        }
+        at = end;
+    }
+    take(&text[start..at.max(start)]);
+}
+
 /// One past the end of what begins at a place, and what stands for it, if not itself.
-fn part(bytes: &[u8], at: usize) -> (usize, Option<char>) {
+fn part(bytes: &[u8], at: usize) -> (usize, Option<&'static str>) {
     let rest = &bytes[at..];
     let until = |is_part: &dyn Fn(&u8) -> bool| {
         at + rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len())
@@ -287,19 +304,19 @@ fn part(bytes: &[u8], at: usize) -> (usize, Option<char>) {
             // E'...' knows the backslash.
             let escapes = matches!(before, Some(b'e' | b'E'))
                 && at.checked_sub(2).is_none_or(|before| !is_word(bytes[before]));
-            (end_of_string(bytes, at, escapes), Some('?'))
+            (end_of_string(bytes, at, escapes), Some("?"))
         }
         [b'"', ..] => (end_of_string(bytes, at, false), None),
-        [b'-', b'-', ..] => (until(&|byte| *byte != b'\n'), Some(' ')),
-        [b'/', b'*', ..] => (after(bytes, at + 2, b"*/"), Some(' ')),
+        [b'-', b'-', ..] => (until(&|byte| *byte != b'\n'), Some(" ")),
+        [b'/', b'*', ..] => (after(bytes, at + 2, b"*/"), Some(" ")),
         [b'$', ..] if !before.is_some_and(is_word) => match tag(rest) {
-            Some(tag) => (after(bytes, at + tag.len(), tag), Some('?')),
+            Some(tag) => (after(bytes, at + tag.len(), tag), Some("?")),
             None => (at + 1, None),
         },
         [b'0'..=b'9', ..] if !before.is_some_and(is_word) => {
-            (until(&|byte| byte.is_ascii_alphanumeric() || *byte == b'.'), Some('?'))
+            (until(&|byte| byte.is_ascii_alphanumeric() || *byte == b'.'), Some("?"))
         }
-        [b' ' | b'\n' | b'\t' | b'\r', ..] => (until(&u8::is_ascii_whitespace), Some(' ')),
+        [b' ' | b'\n' | b'\t' | b'\r', ..] => (until(&u8::is_ascii_whitespace), Some(" ")),
         _ => (at + 1, None),
     }
 }

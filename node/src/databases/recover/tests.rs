@@ -42,6 +42,7 @@ fn state(edit: impl FnOnce(&mut ShardRecord)) -> State {
     };
     edit(&mut shard);
     let record = DatabaseRecord {
+        archive: None,
         name: "photos".to_owned(),
         created_ms: 0,
         verifier: String::new(),

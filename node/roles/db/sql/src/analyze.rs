@@ -37,7 +37,7 @@ use crate::{Catalog, PgType, Relation, SqlError, SqlState, TypeUse};
 use casts::Conversion;
 use expression::Expression;
 pub(crate) use expression::quoted;
-pub(crate) use plan::{Plan, Tag, plan};
+pub(crate) use plan::{LiftedValue, Plan, Tag, plan};
 use query::NamedQuery;
 use scope::{Place, Relations, Scope, ScopeRelation};
 pub(crate) use types::type_use;
@@ -51,6 +51,8 @@ pub(crate) struct Analyzer<'a> {
     context: &'a Context,
     /// Types of `$1`, ... as far as they are known.
     parameters: Vec<Option<PgType>>,
+    /// Literals that were taken out of the text, as they are used.
+    lifted_values: Vec<LiftedValue>,
     alias_count: usize,
     named_queries: Vec<NamedQuery>,
     depth: usize,
@@ -136,6 +138,7 @@ fn own_columns(relation: &Relation) -> Relations {
         columns: from::table_columns(relation, ""),
         key: Vec::new(),
         out_of_reach: None,
+        is_function: false,
     })
 }
 
@@ -150,6 +153,7 @@ impl<'a> Analyzer<'a> {
             catalog,
             context,
             parameters: parameter_types.iter().map(known).collect(),
+            lifted_values: Vec::new(),
             alias_count: 0,
             named_queries: Vec::new(),
             depth: 0,

@@ -169,6 +169,13 @@ fn save_sequences(
         let data_type = serde_json::to_string(&sequence.data_type)
             .map_err(|error| SqlError::new(SqlState::INTERNAL, error.to_string()))?;
         let (table, column) = sequence.owned_by.clone().unzip();
+        let is_new = !before.sequences.values().any(|known| known.oid == sequence.oid);
+        if is_new {
+            // One with this oid may have been undone.
+            let restarted = connection.prepare_cached("SELECT rung_restarted(?1)");
+            let restarted = restarted.and_then(|mut s| s.query_row([sequence.oid], |_| Ok(())));
+            restarted.map_err(store_error)?;
+        }
         run(
             connection,
             "INSERT INTO _rung_sequences VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?4, 0)

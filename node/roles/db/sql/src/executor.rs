@@ -8,6 +8,7 @@ mod deferred;
 mod errors;
 mod guards;
 mod keys;
+mod lifted;
 mod plans;
 mod run;
 
@@ -24,6 +25,8 @@ use crate::result::{Complete, Description, Formats, Parameters, ResultColumn, Ro
 use crate::statement::{Body, CopyDirection, Kind, Statement};
 use crate::system::System;
 use crate::{Catalog, PgType, SqlError, SqlState, TypeUse, catalog_store, functions, schema};
+use guards::Noted;
+use lifted::Filled;
 use plans::Plans;
 
 /// Statements that SQLite keeps compiled, for each connection.
@@ -37,6 +40,7 @@ pub struct Executor {
     catalog: Arc<Catalog>,
     system: System,
     plans: Plans,
+    noted: Noted,
     /// Where rows are written before they are given to the sink.
     buffer: Vec<u8>,
 }
@@ -48,7 +52,7 @@ impl Executor {
     /// What SQLite gives when it cannot be set up, such as for a lack of memory.
     pub fn new(connection: Connection) -> Result<Self, SqlError> {
         let context = SharedContext::new(Context::new("", ""));
-        set_up(&connection, &context).map_err(|error| errors::plain(&error))?;
+        let noted = set_up(&connection, &context).map_err(|error| errors::plain(&error))?;
         let system =
             System::register(&connection, &context).map_err(|error| errors::plain(&error))?;
         Ok(Self {
@@ -57,6 +61,7 @@ impl Executor {
             context,
             catalog: Arc::default(),
             plans: Plans::new(),
+            noted,
             buffer: Vec::new(),
         })
     }
@@ -95,6 +100,12 @@ impl Executor {
     ) -> Result<Description, SqlError> {
         match (statement.kind(), statement.body()) {
             (Kind::Read | Kind::Write, Body::Statement(_)) => {
+                if parameter_types.is_empty()
+                    && let Some((plan, _)) = self.filled(statement, context)?
+                {
+                    let columns = plan.columns.clone();
+                    return Ok(Description { parameters: Vec::new(), columns });
+                }
                 let plan = self.plan(statement, parameter_types, context)?;
                 Ok(Description {
                     parameters: plan.parameters.clone(),
@@ -134,9 +145,9 @@ impl Executor {
             (Kind::Empty, _) => Ok(Complete::default()),
             (Kind::Schema | Kind::Vacuum, _) => self.change_schema(statement, context),
             (Kind::Read | Kind::Write, Body::Statement(_)) => {
-                let plan = self.plan(statement, parameter_types, context)?;
+                let (plan, values) = self.bound(statement, parameter_types, parameters, context)?;
                 self.context.set(context);
-                let mut complete = self.run(&plan, parameters, formats, context, rows)?;
+                let mut complete = self.run(&plan, &values, formats, context, rows)?;
                 complete.effects = std::mem::take(&mut self.context.lock().effects);
                 Ok(complete)
             }
@@ -189,8 +200,28 @@ impl Executor {
         parameter_types: &[Option<PgType>],
         context: &Context,
     ) -> Result<Arc<Plan>, SqlError> {
+        let statement = statement.with_literals()?;
         let catalog = self.catalog()?;
-        self.plans.get(statement, parameter_types, &catalog, context)
+        self.plans.get(&statement, parameter_types, &catalog, context)
+    }
+
+    /// The plan of a query or DML with values for the parameters of SQLite's statement.
+    fn bound(
+        &mut self,
+        statement: &Statement,
+        parameter_types: &[Option<PgType>],
+        parameters: &Parameters,
+        context: &Context,
+    ) -> Result<Filled, SqlError> {
+        if parameters.values.is_empty()
+            && parameter_types.is_empty()
+            && let Some(filled) = self.filled(statement, context)?
+        {
+            return Ok(filled);
+        }
+        let plan = self.plan(statement, parameter_types, context)?;
+        let values = run::decoded(&plan, parameters, context)?;
+        Ok((plan, values))
     }
 
     fn explain(
@@ -230,7 +261,7 @@ fn explain_column() -> ResultColumn {
     }
 }
 
-fn set_up(connection: &Connection, context: &SharedContext) -> rusqlite::Result<()> {
+fn set_up(connection: &Connection, context: &SharedContext) -> rusqlite::Result<Noted> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
     // A name in double quotes is never a string.

@@ -9,9 +9,12 @@ mod copy;
 mod explain;
 mod kind;
 mod limits;
+mod literals;
+mod memo;
 mod rewrite;
 mod schema;
 mod session;
+mod shape;
 mod tokens;
 
 use sqlparser::dialect::PostgreSqlDialect;
@@ -20,6 +23,7 @@ use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::statement::{Body, Kind, Statement};
 use crate::{SqlError, SqlState};
+pub(crate) use literals::place;
 use tokens::{Positions, Tokens};
 
 /// Bytes of one text that is parsed.
@@ -28,8 +32,19 @@ const MAXIMUM_TEXT: usize = 64 << 20;
 /// How deep expressions and queries may be nested; a binary operator nests too.
 const MAXIMUM_DEPTH: usize = 200;
 
-/// Splits a text at its semicolons and parses each statement.
+/// Splits a text at its semicolons and parses each statement. What a thread has parsed
+/// not long ago is not parsed again, also where it differs in constants.
 pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
+    memo::parse(text)
+}
+
+/// Parses one statement with its literals.
+pub(crate) fn parse_whole(text: &str) -> Result<Statement, SqlError> {
+    let statement = parse_text(text)?.pop();
+    statement.ok_or_else(|| SqlError::new(SqlState::INTERNAL, "a text without a statement"))
+}
+
+fn parse_text(text: &str) -> Result<Vec<Statement>, SqlError> {
     if text.len() > MAXIMUM_TEXT {
         return Err(SqlError::new(
             SqlState::LIMIT_EXCEEDED,

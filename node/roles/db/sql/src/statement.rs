@@ -1,11 +1,13 @@
 //! A parsed statement, and what a session must know of it before it is executed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlparser::ast;
 
-use crate::PgType;
 use crate::schema::SchemaCommand;
+use crate::{PgType, SqlError};
 
 /// One statement: its text and what was understood of it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -14,10 +16,79 @@ pub struct Statement(Arc<Parsed>);
 #[derive(Debug)]
 struct Parsed {
     text: Box<str>,
-    kind: Kind,
-    body: Body,
+    form: Arc<Form>,
+    /// What the text has at the places that the form leaves open.
+    literals: Box<[Literal]>,
+}
+
+/// What was understood of a statement, or of all that differ in constants alone.
+#[derive(Debug)]
+pub(crate) struct Form {
+    pub kind: Kind,
+    pub body: Body,
     /// INSERT with OVERRIDING SYSTEM VALUE, which sqlparser does not know.
-    overriding: bool,
+    pub overriding: bool,
+    /// Set where literals were taken out.
+    pub shape: Option<Shape>,
+}
+
+/// The text without its literals.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    pub key: Box<[u8]>,
+    pub hash: u64,
+    /// It cannot be translated without them.
+    is_refused: AtomicBool,
+}
+
+impl Shape {
+    pub fn new(key: Vec<u8>, hash: u64) -> Self {
+        Self { key: key.into(), hash, is_refused: AtomicBool::new(false) }
+    }
+
+    pub fn refuse(&self) {
+        self.is_refused.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Relaxed)
+    }
+}
+
+/// A literal that was taken out: where its content is in the text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Literal {
+    pub start: usize,
+    pub end: usize,
+    pub kind: LiteralKind,
+}
+
+/// What a literal is before its place gives it a type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LiteralKind {
+    /// A string, of type unknown.
+    Text,
+    Int4,
+    Int8,
+    Numeric,
+}
+
+impl LiteralKind {
+    /// What stands for it in a shape; no text that is scanned has such a byte.
+    pub fn mark(self) -> u8 {
+        1 + self as u8
+    }
+}
+
+impl Literal {
+    /// Its value, with quotes as they are meant.
+    pub fn content(self, text: &str) -> Cow<'_, str> {
+        let content = text.get(self.start..self.end).unwrap_or_default();
+        match self.kind == LiteralKind::Text && content.contains('\'') {
+            true => Cow::Owned(content.replace("''", "'")),
+            false => Cow::Borrowed(content),
+        }
+    }
 }
 
 /// The part that is executed on a connection.
@@ -226,15 +297,40 @@ pub struct CopyCommand {
 
 impl Statement {
     pub(crate) fn new(text: &str, kind: Kind, body: Body) -> Self {
-        Self(Arc::new(Parsed { text: text.into(), kind, body, overriding: false }))
+        Self::whole(text, Form { kind, body, overriding: false, shape: None })
     }
 
     pub(crate) fn with_overriding(text: &str, kind: Kind, body: Body) -> Self {
-        Self(Arc::new(Parsed { text: text.into(), kind, body, overriding: true }))
+        Self::whole(text, Form { kind, body, overriding: true, shape: None })
+    }
+
+    fn whole(text: &str, form: Form) -> Self {
+        Self::of_shape(text, Arc::new(form), Vec::new())
+    }
+
+    /// A statement of a known form with its own literals.
+    pub(crate) fn of_shape(text: &str, form: Arc<Form>, literals: Vec<Literal>) -> Self {
+        Self(Arc::new(Parsed { text: text.into(), form, literals: literals.into() }))
+    }
+
+    /// The statement parsed with its literals.
+    pub(crate) fn with_literals(&self) -> Result<Statement, SqlError> {
+        match self.0.form.shape {
+            None => Ok(self.clone()),
+            Some(_) => crate::parse::parse_whole(self.text()),
+        }
+    }
+
+    pub(crate) fn shape(&self) -> Option<&Shape> {
+        self.0.form.shape.as_ref()
+    }
+
+    pub(crate) fn literals(&self) -> &[Literal] {
+        &self.0.literals
     }
 
     pub(crate) fn overriding(&self) -> bool {
-        self.0.overriding
+        self.0.form.overriding
     }
 
     /// The statement alone, without the semicolon.
@@ -243,10 +339,15 @@ impl Statement {
     }
 
     pub fn kind(&self) -> &Kind {
-        &self.0.kind
+        &self.0.form.kind
     }
 
     pub(crate) fn body(&self) -> &Body {
-        &self.0.body
+        &self.0.form.body
+    }
+
+    /// What was understood of it, if nobody else has it.
+    pub(crate) fn into_form(self) -> Option<Form> {
+        Arc::into_inner(Arc::into_inner(self.0)?.form)
     }
 }

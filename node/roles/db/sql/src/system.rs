@@ -68,6 +68,9 @@ struct State {
     tables: HashMap<u32, Arc<Table>>,
     /// For whom they were made: database and user.
     made_for: Option<(Arc<str>, Arc<str>)>,
+    /// The last value that each sequence has given on this connection, by oid, also
+    /// where the transaction that took it was undone.
+    handed_out: HashMap<i64, i64>,
 }
 
 impl System {

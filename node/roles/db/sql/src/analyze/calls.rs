@@ -11,7 +11,7 @@ use sqlparser::ast::{
 
 use super::Analyzer;
 use super::casts::Conversion;
-use super::expression::{Expression, collated};
+use super::expression::{Expression, Form, collated, names_collation};
 use super::operators::filled;
 use super::resolve::{Failure, resolve};
 use super::scope::{Place, Scope, schema_and_name};
@@ -296,6 +296,9 @@ impl Analyzer<'_> {
         }
         let in_aggregate = scope.in_aggregate || parts.over.is_none();
         let inner = Scope { in_aggregate, ..scope };
+        if name == "string_agg" && parts.distinct && parts.over.is_none() {
+            return self.distinct_strings(list, parts, inner);
+        }
         let is_star =
             matches!(list.args.as_slice(), [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)]);
         let arguments = if is_star { Vec::new() } else { self.plain_arguments(&list.args, inner)? };
@@ -312,6 +315,11 @@ impl Analyzer<'_> {
             let resolved = resolve(wanted, &types, false)
                 .map_err(|failure| no_aggregate(name, &types, &failure))?;
             let mut texts = self.arguments(&resolved, arguments)?;
+            for (text, base) in texts.iter_mut().zip(&resolved.arguments) {
+                if names_collation(text) {
+                    *text = collated(text, base);
+                }
+            }
             if parts.distinct
                 && let Some(first) = texts.first_mut()
             {
@@ -320,6 +328,18 @@ impl Analyzer<'_> {
             let sql = filled(resolved.signature.template, &texts, &resolved.arguments);
             (sql, resolved.result)
         };
+        // What PostgreSQL has sorted to find what is distinct stays sorted.
+        let collects = matches!(name, "array_agg" | "json_agg" | "jsonb_agg");
+        if parts.distinct && collects && parts.order_by.is_empty() {
+            let items = self.plain_arguments(&list.args, inner)?;
+            if let Some(item) = items.into_iter().next().filter(|one| is_sortable(one.base())) {
+                let item = self.settle(item)?;
+                let base = item.base().clone();
+                let key = collated(&self.sql_of(item)?, &base);
+                sql.pop();
+                sql.push_str(&format!(" ORDER BY {key} NULLS LAST)"));
+            }
+        }
         if !parts.order_by.is_empty() {
             let order = self.order_texts(parts.order_by, inner)?;
             // The template of an aggregate is a call, so that this can go inside.
@@ -336,6 +356,56 @@ impl Analyzer<'_> {
         }
         Ok(Expression::sql(sql, result))
     }
+}
+
+impl Analyzer<'_> {
+    /// `string_agg(DISTINCT ...)`: SQLite knows DISTINCT of one argument only, so the
+    /// strings are collected first.
+    fn distinct_strings(
+        &mut self,
+        list: &FunctionArgumentList,
+        parts: &AggregateParts<'_>,
+        scope: Scope<'_>,
+    ) -> Result<Expression, SqlError> {
+        let mut arguments = self.plain_arguments(&list.args, scope)?.into_iter();
+        let (Some(value), Some(between), None) =
+            (arguments.next(), arguments.next(), arguments.next())
+        else {
+            let failure = Failure::None;
+            return Err(no_aggregate("string_agg", &[], &failure));
+        };
+        let is_text = |base: &PgType| {
+            matches!(base, PgType::Unknown | PgType::Text | PgType::Varchar | PgType::Name)
+        };
+        let is_fixed =
+            matches!(between.form, Form::Literal(_) | Form::Lifted(_) | Form::Parameter(_));
+        if !is_text(value.base()) || !is_fixed {
+            return Err(SqlError::not_supported(
+                "this string_agg(DISTINCT ...)",
+                "Join text with a delimiter that is a string.",
+            ));
+        }
+        let value = self.sql_as(value, PgType::Text, Conversion::Implicit)?;
+        let value = collated(&value, &PgType::Text);
+        let order = match parts.order_by {
+            [] => value.clone(),
+            items => self.order_texts(items, scope)?.join(", "),
+        };
+        let mut condition = format!("{value} IS NOT NULL");
+        if let Some(filter) = parts.filter {
+            let filter = self.condition(filter, "FILTER", scope)?;
+            condition = format!("{condition} AND {filter}");
+        }
+        let array =
+            format!("rung_array_agg(DISTINCT {value} ORDER BY {order}) FILTER (WHERE {condition})");
+        let array = Expression::sql(array, PgType::Array(Box::new(PgType::Text)));
+        self.call_function("array_to_string", vec![array, between])
+    }
+}
+
+/// Whether values of a type are sorted as PostgreSQL sorts them.
+fn is_sortable(base: &PgType) -> bool {
+    !matches!(base, PgType::Json | PgType::Jsonb | PgType::Array(_))
 }
 
 fn aggregate_parts<'e>(
@@ -421,6 +491,9 @@ fn call_text(name: &str, types: &[PgType]) -> String {
 pub(super) fn no_function(name: &str, types: &[PgType], failure: &Failure) -> SqlError {
     let call = call_text(name, types);
     match failure {
+        Failure::None if name.contains("advisory_") && name.starts_with("pg_") => {
+            SqlError::not_supported("an advisory lock", "Lock a row with SELECT ... FOR UPDATE.")
+        }
         Failure::None => {
             SqlError::new(SqlState::UNDEFINED_FUNCTION, format!("function {call} does not exist"))
                 .hint(

@@ -1,7 +1,8 @@
 //! Which types become which others, and how SQLite does it.
 
 use super::Analyzer;
-use super::expression::{Expression, Form, quoted_string, value_literal};
+use super::expression::{Expression, Form, Lifted, quoted_string, value_literal};
+use super::plan::LiftedValue;
 use crate::values::decode_text;
 use crate::{PgType, SqlError, SqlState, TypeUse};
 
@@ -173,6 +174,9 @@ impl Analyzer<'_> {
             Form::Literal(ref text) if is_foldable(text, expression.base(), &target.base) => {
                 self.constant(&text.clone(), target, why)?
             }
+            Form::Lifted(lifted) if takes_type(&expression.data_type.base, &target.base) => {
+                self.lifted(lifted, target, why)?
+            }
             Form::Parameter(number) if self.parameter_type(number).is_none() => {
                 self.decide_parameter(number, target.base.clone());
                 let sql = Expression::sql(format!("?{number}"), target.base.clone());
@@ -239,6 +243,31 @@ impl Analyzer<'_> {
         Ok(with_modifier(sql, target, why))
     }
 
+    /// A literal that was taken out, as a value of a type. What it says is read as
+    /// that type when the statement is executed.
+    ///
+    /// # Errors
+    /// A value that the translation depends on must not be taken out.
+    fn lifted(
+        &mut self,
+        lifted: Lifted,
+        target: &TypeUse,
+        why: Conversion,
+    ) -> Result<Expression, SqlError> {
+        if matches!(target.base, PgType::Regclass | PgType::Regtype) {
+            return Err(needs_value());
+        }
+        let value =
+            LiftedValue { lifted, data_type: TypeUse { base: target.base.clone(), modifier: -1 } };
+        let known = self.lifted_values.iter().position(|known| *known == value);
+        let number = known.unwrap_or_else(|| {
+            self.lifted_values.push(value);
+            self.lifted_values.len() - 1
+        });
+        let sql = Expression::sql(format!("?{}", number + 1), target.base.clone());
+        Ok(with_modifier(sql, target, why))
+    }
+
     /// What has no type by now is text; a number has its own.
     pub fn settle(&mut self, expression: Expression) -> Result<Expression, SqlError> {
         let text = TypeUse { base: PgType::Text, modifier: -1 };
@@ -253,6 +282,16 @@ impl Analyzer<'_> {
             Form::Literal(digits) => {
                 let target = expression.data_type.clone();
                 let mut settled = self.constant(&digits.clone(), &target, Conversion::Implicit)?;
+                settled.not_null = true;
+                Ok(settled)
+            }
+            Form::Lifted(lifted) => {
+                let base = match expression.base() {
+                    PgType::Unknown => PgType::Text,
+                    known => known.clone(),
+                };
+                let target = TypeUse { base, modifier: -1 };
+                let mut settled = self.lifted(*lifted, &target, Conversion::Implicit)?;
                 settled.not_null = true;
                 Ok(settled)
             }
@@ -288,6 +327,23 @@ impl Analyzer<'_> {
         let converted = self.convert(expression, &TypeUse { base, modifier: -1 }, why)?;
         self.sql_of(converted)
     }
+}
+
+/// Whether a literal that was taken out is read as a value of a type at once, whatever
+/// its value: as [`is_foldable`] for literals that are there. One that does not fit
+/// cannot be read, and the statement is executed with its literals.
+fn takes_type(from: &PgType, to: &PgType) -> bool {
+    let number = |base: &PgType| category(base) == Category::Number;
+    match (from, to) {
+        (PgType::Unknown, _) => true,
+        (_, PgType::Int2 | PgType::Int4) => *from == PgType::Int4,
+        _ => number(from) && number(to) && can_convert(from, to, Conversion::Implicit),
+    }
+}
+
+/// Why a statement is not translated without its literals.
+pub(super) fn needs_value() -> SqlError {
+    SqlError::new(SqlState::INTERNAL, "the value of a literal is needed")
 }
 
 /// A number literal is read anew as another type of number, so that nothing is lost; one

@@ -34,6 +34,7 @@ impl Analyzer<'_> {
             columns: table_columns(&relation, "r0"),
             key: Vec::new(),
             out_of_reach: None,
+            is_function: false,
         });
         let using = match &delete.using {
             None => None,
@@ -63,6 +64,7 @@ impl Analyzer<'_> {
             tag: Tag::Delete,
             target: relation,
             keys: KeyValues::default(),
+            notes_rows: false,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use rusqlite::types::Value;
 
+use crate::statement::LiteralKind;
 use crate::{PgType, TypeUse};
 
 /// A column of the catalog that a value comes from unchanged.
@@ -18,9 +19,21 @@ pub(crate) enum Form {
     Sql(String),
     /// A string literal of type unknown, or the digits of a number.
     Literal(String),
+    /// A literal whose value is given when the statement is executed, as that of a
+    /// parameter is, but which has the type of a literal until its place decides.
+    Lifted(Lifted),
     Null,
     /// By its number, from 1.
     Parameter(usize),
+}
+
+/// A literal that was taken out of the text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lifted {
+    /// Its number, from 0.
+    pub number: usize,
+    /// A minus stood before it.
+    pub is_negative: bool,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -43,6 +56,18 @@ impl Expression {
     pub fn literal(text: impl Into<String>, base: PgType) -> Self {
         let data_type = TypeUse { base, modifier: -1 };
         Self { form: Form::Literal(text.into()), data_type, origin: None, not_null: true }
+    }
+
+    pub fn lifted(number: usize, kind: LiteralKind, is_negative: bool) -> Self {
+        let base = match kind {
+            LiteralKind::Text => PgType::Unknown,
+            LiteralKind::Int4 => PgType::Int4,
+            LiteralKind::Int8 => PgType::Int8,
+            LiteralKind::Numeric => PgType::Numeric,
+        };
+        let data_type = TypeUse { base, modifier: -1 };
+        let form = Form::Lifted(Lifted { number, is_negative });
+        Self { form, data_type, origin: None, not_null: true }
     }
 
     pub fn null() -> Self {
@@ -80,8 +105,16 @@ pub(crate) fn collation(base: &PgType) -> Option<&'static str> {
 pub(crate) fn collated(sql: &str, base: &PgType) -> String {
     match collation(base) {
         Some(collation) => format!("({sql} COLLATE {collation})"),
+        None if names_collation(sql) => format!("({sql} COLLATE BINARY)"),
         None => sql.to_owned(),
     }
+}
+
+/// Whether a collation is named within an expression, perhaps. SQLite compares the
+/// whole by it, although it may belong to something of another type, such as to the
+/// numbers that a CASE compares to choose between strings.
+pub(crate) fn names_collation(sql: &str) -> bool {
+    sql.contains("COLLATE")
 }
 
 /// A name as SQLite reads it.

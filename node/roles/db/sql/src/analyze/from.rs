@@ -401,7 +401,7 @@ pub(super) fn named(
     key: Vec<String>,
 ) -> Result<ScopeRelation, SqlError> {
     let Some(alias) = alias else {
-        return Ok(ScopeRelation { name, columns, key, out_of_reach: None });
+        return Ok(ScopeRelation { name, columns, key, out_of_reach: None, is_function: false });
     };
     let name = folded(&alias.name);
     if alias.columns.len() > columns.len() {
@@ -424,5 +424,5 @@ pub(super) fn named(
         column.name = folded(&renamed.name);
     }
     let key = if alias.columns.is_empty() { key } else { Vec::new() };
-    Ok(ScopeRelation { name, columns, key, out_of_reach: None })
+    Ok(ScopeRelation { name, columns, key, out_of_reach: None, is_function: false })
 }

@@ -36,9 +36,16 @@ impl Analyzer<'_> {
                 None => self.insert_query(query, &given, &relation)?,
             },
         };
+        let is_single = match insert.source.as_deref().map(plain_values) {
+            None => true,
+            Some(rows) => rows.is_some_and(|rows| rows.len() == 1),
+        };
+        let notes_rows = !is_single && updates_on_conflict(insert);
         let conflict = match &insert.on {
             None => String::new(),
-            Some(OnInsert::OnConflict(conflict)) => self.on_conflict(conflict, &relation, &name)?,
+            Some(OnInsert::OnConflict(conflict)) => {
+                self.on_conflict(conflict, &relation, &name, notes_rows)?
+            }
             Some(_) => {
                 return Err(SqlError::new(
                     SqlState::SYNTAX_ERROR,
@@ -46,8 +53,13 @@ impl Analyzer<'_> {
                 ));
             }
         };
-        let (returning, columns) =
+        let (mut returning, columns) =
             self.returning(insert.returning.as_deref(), &relation, &name, Relations::default())?;
+        if notes_rows {
+            let and = if returning.is_empty() { " RETURNING" } else { "," };
+            let key = row_key(&relation, &quoted(&relation.name));
+            returning.push_str(&format!("{and} rung_note_row({key})"));
+        }
         Ok(Change {
             sql: format!(
                 "INSERT INTO {} AS r0 {}{conflict}{returning}",
@@ -58,6 +70,7 @@ impl Analyzer<'_> {
             tag: Tag::Insert,
             target: relation,
             keys: source.keys,
+            notes_rows,
         })
     }
 
@@ -178,6 +191,7 @@ impl Analyzer<'_> {
         conflict: &OnConflict,
         relation: &Arc<Relation>,
         name: &str,
+        notes_rows: bool,
     ) -> Result<String, SqlError> {
         let target = match &conflict.conflict_target {
             None => String::new(),
@@ -200,7 +214,7 @@ impl Analyzer<'_> {
             )
             .hint("For example, ON CONFLICT (column_name).")),
             OnConflictAction::DoUpdate(update) => {
-                let update = self.do_update(update, relation, name)?;
+                let update = self.do_update(update, relation, name, notes_rows)?;
                 Ok(format!(" ON CONFLICT {target} DO UPDATE SET {update}"))
             }
         }
@@ -211,23 +225,34 @@ impl Analyzer<'_> {
         update: &DoUpdate,
         relation: &Arc<Relation>,
         name: &str,
+        notes_rows: bool,
     ) -> Result<String, SqlError> {
         let mut relations = Relations::one(ScopeRelation {
             name: name.to_owned(),
             columns: table_columns(relation, "r0"),
             key: Vec::new(),
             out_of_reach: None,
+            is_function: false,
         });
         relations.append(Relations::one(ScopeRelation {
             name: "excluded".to_owned(),
             columns: table_columns(relation, "excluded"),
             key: Vec::new(),
             out_of_reach: None,
+            is_function: false,
         }))?;
         let scope = Scope::new(&relations, Place::Assignment, None);
         let mut sql = self.assignments(&update.assignments, relation, scope)?.join(", ");
-        if let Some(condition) = &update.selection {
-            let condition = self.condition(condition, "WHERE", scope.at(Place::Where))?;
+        let condition = match &update.selection {
+            Some(condition) => Some(self.condition(condition, "WHERE", scope.at(Place::Where))?),
+            None => None,
+        };
+        if notes_rows {
+            // CASE keeps the order in which they are looked at.
+            let key = row_key(relation, "r0");
+            let condition = condition.as_deref().unwrap_or("1");
+            sql.push_str(&format!(" WHERE CASE WHEN rung_new_row({key}) THEN {condition} END"));
+        } else if let Some(condition) = condition {
             sql.push_str(&format!(" WHERE {condition}"));
         }
         Ok(sql)
@@ -410,6 +435,31 @@ fn constraint_columns(name: &ObjectName, relation: &Relation) -> Result<String, 
     };
     let names: Vec<String> = constraint.columns.iter().map(|name| quoted(name)).collect();
     Ok(format!("({})", names.join(", ")))
+}
+
+/// ON CONFLICT DO UPDATE.
+fn updates_on_conflict(insert: &Insert) -> bool {
+    matches!(&insert.on, Some(OnInsert::OnConflict(conflict))
+        if matches!(conflict.action, OnConflictAction::DoUpdate(_)))
+}
+
+/// What tells a row of a table from its others: the primary key, or SQLite's number.
+fn row_key(relation: &Relation, of: &str) -> String {
+    let is_key = |kind: &ConstraintKind| matches!(kind, ConstraintKind::PrimaryKey);
+    let key = relation.constraints.iter().find(|constraint| is_key(&constraint.kind));
+    let columns = match key {
+        Some(key) => key.columns.clone(),
+        None => {
+            let names = ["rowid", "_rowid_", "oid"].into_iter();
+            names
+                .filter(|name| relation.column(name).is_none())
+                .take(1)
+                .map(str::to_owned)
+                .collect()
+        }
+    };
+    let parts: Vec<String> = columns.iter().map(|name| format!("{of}.{}", quoted(name))).collect();
+    parts.join(", ")
 }
 
 /// Refuses what other databases have.

@@ -35,6 +35,7 @@ pub(super) fn column_name(expr: &Expr) -> Option<String> {
         Expr::Extract { .. } => "extract".to_owned(),
         Expr::AtTimeZone { .. } => "timezone".to_owned(),
         Expr::Position { .. } => "position".to_owned(),
+        Expr::Substring { shorthand: true, .. } => "substr".to_owned(),
         Expr::Substring { .. } => "substring".to_owned(),
         Expr::Overlay { .. } => "overlay".to_owned(),
         Expr::Ceil { .. } => "ceil".to_owned(),

@@ -5,7 +5,7 @@ use sqlparser::ast::{BinaryOperator, Expr};
 
 use super::Analyzer;
 use super::casts::{Category, Conversion, can_convert, category};
-use super::expression::{Expression, collation};
+use super::expression::{Expression, collated, collation, names_collation};
 use super::resolve::{Failure, Resolved, resolve};
 use super::scope::Scope;
 use super::translate::{truth, unnested};
@@ -114,8 +114,8 @@ impl Analyzer<'_> {
         right: Expression,
     ) -> Result<Expression, SqlError> {
         let (left, right, base) = self.comparable(left, op, right)?;
-        let collate = collate_suffix(&base);
-        Ok(Expression::sql(format!("({left} {op} {right}{collate})"), PgType::Bool))
+        let sql = format!("({} {op} {right})", compared(&left, &right, &base));
+        Ok(Expression::sql(sql, PgType::Bool))
     }
 
     /// Converts two values to a type in which they can be compared.
@@ -157,8 +157,7 @@ impl Analyzer<'_> {
         let left = self.expression(left, scope)?;
         let right = self.expression(right, scope)?;
         let (left, right, base) = self.comparable(left, operator, right)?;
-        let collate = collate_suffix(&base);
-        Ok(truth(format!("({left} {operator} {right}{collate})")))
+        Ok(truth(format!("({} {operator} {right})", compared(&left, &right, &base))))
     }
 
     pub fn between(
@@ -367,6 +366,15 @@ pub(super) fn filled(template: &str, texts: &[String], types: &[PgType]) -> Stri
     }
     filled.push_str(rest);
     filled
+}
+
+/// The left side of a comparison with the collation that decides it. A column's own
+/// collation is that of its type.
+fn compared(left: &str, right: &str, base: &PgType) -> String {
+    match collation(base).is_some() || names_collation(left) || names_collation(right) {
+        true => collated(left, base),
+        false => left.to_owned(),
+    }
 }
 
 pub(super) fn collate_suffix(base: &PgType) -> String {

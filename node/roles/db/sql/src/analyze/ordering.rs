@@ -6,7 +6,7 @@ use sqlparser::ast::{
 };
 
 use super::Analyzer;
-use super::casts::Conversion;
+use super::casts::{Conversion, needs_value};
 use super::expression::{Expression, collated};
 use super::scope::{Scope, folded};
 use super::translate::unnested;
@@ -83,6 +83,7 @@ pub(super) fn ordinal(
         Value::SingleQuotedString(_) => {
             Err(SqlError::new(SqlState::SYNTAX_ERROR, format!("non-integer constant in {clause}")))
         }
+        Value::Placeholder(name) if crate::parse::place(name).is_some() => Err(needs_value()),
         _ => Ok(None),
     }
 }

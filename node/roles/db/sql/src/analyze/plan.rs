@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 use sqlparser::ast::{self, Query, SetExpr};
 
 use super::Analyzer;
+use super::expression::Lifted;
 use super::query::QueryColumn;
 use crate::result::ResultColumn;
-use crate::{Catalog, Context, PgType, Relation, RelationKind, SqlError, SqlState};
+use crate::{Catalog, Context, PgType, Relation, RelationKind, SqlError, SqlState, TypeUse};
 
 /// Which command tag a statement has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,15 +32,27 @@ pub(crate) struct KeyValues {
 pub(crate) struct Plan {
     pub sql: String,
     pub parameters: Vec<PgType>,
+    /// Literals that were taken out of the text; SQLite's parameters are these then,
+    /// since such a statement has no others.
+    pub lifted: Vec<LiftedValue>,
     pub columns: Vec<ResultColumn>,
     pub tag: Tag,
     /// The table that is written.
     pub target: Option<Arc<Relation>>,
     pub keys: KeyValues,
+    /// It notes which rows it has touched, as a row more for each.
+    pub notes_rows: bool,
     /// Whether it may be used for other sessions and moments.
     pub cacheable: bool,
     /// Whether it changes a few rows only, once somebody has asked.
     pub is_brief: OnceLock<bool>,
+}
+
+/// A literal that was taken out, as a value of a type.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct LiftedValue {
+    pub lifted: Lifted,
+    pub data_type: TypeUse,
 }
 
 /// What INSERT, UPDATE and DELETE have in common.
@@ -49,6 +62,7 @@ pub(super) struct Change {
     pub tag: Tag,
     pub target: Arc<Relation>,
     pub keys: KeyValues,
+    pub notes_rows: bool,
 }
 
 /// Translates a query or DML; `overriding` is for INSERT.
@@ -72,11 +86,13 @@ pub(crate) fn plan(
                 let text = analyzer.query(query, None)?;
                 return Ok(Plan {
                     parameters: analyzer.check_parameters()?,
+                    lifted: analyzer.lifted_values,
                     columns: result_columns(&text.columns),
                     sql: text.sql,
                     tag: Tag::Select,
                     target: None,
                     keys: KeyValues::default(),
+                    notes_rows: false,
                     cacheable: analyzer.cacheable,
                     is_brief: OnceLock::new(),
                 });
@@ -86,11 +102,13 @@ pub(crate) fn plan(
     };
     Ok(Plan {
         parameters: analyzer.check_parameters()?,
+        lifted: analyzer.lifted_values,
         columns: result_columns(&change.returning),
         sql: change.sql,
         tag: change.tag,
         target: Some(change.target),
         keys: change.keys,
+        notes_rows: change.notes_rows,
         cacheable: analyzer.cacheable,
         is_brief: OnceLock::new(),
     })

@@ -30,6 +30,7 @@ impl Analyzer<'_> {
             columns: table_columns(relation, &quoted(&relation.name)),
             key: Vec::new(),
             out_of_reach: None,
+            is_function: false,
         });
         let own = relations.visible.len();
         let mut others = others;

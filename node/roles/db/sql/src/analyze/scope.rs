@@ -26,6 +26,8 @@ pub(crate) struct ScopeRelation {
     pub key: Vec<String>,
     /// Why its columns cannot be referred to here.
     pub out_of_reach: Option<&'static str>,
+    /// It is a function's, which gives single values.
+    pub is_function: bool,
 }
 
 /// A column that is found by its name alone, and by `*`.

@@ -55,7 +55,13 @@ impl Analyzer<'_> {
                         .map(|(name, base)| column(name, name, base.clone()))
                         .collect(),
                     _ => {
-                        let name = alias_name.as_deref().unwrap_or(&function);
+                        let name = match function.as_str() {
+                            "json_array_elements"
+                            | "jsonb_array_elements"
+                            | "json_array_elements_text"
+                            | "jsonb_array_elements_text" => "value",
+                            other => alias_name.as_deref().unwrap_or(other),
+                        };
                         vec![column(name, "value", resolved.result.clone())]
                     }
                 };
@@ -81,7 +87,9 @@ impl Analyzer<'_> {
             let number = if is_table { format!("{own}.rowid") } else { "1".to_owned() };
             columns.push(ordinality(number));
         }
-        let relation = named(function, columns, alias, Vec::new())?;
+        let is_function = columns.len() == 1;
+        let mut relation = named(function, columns, alias, Vec::new())?;
+        relation.is_function = is_function;
         Ok(FromText { sql, relations: Relations::one(relation) })
     }
 }

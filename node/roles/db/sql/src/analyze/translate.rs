@@ -7,6 +7,7 @@ use super::casts::{Conversion, common_type};
 use super::expression::{Expression, Form};
 use super::scope::{Found, Place, Scope, folded, missing_relation};
 use super::types::type_use;
+use crate::statement::LiteralKind;
 use crate::{PgType, SqlError, SqlState, TypeUse};
 
 /// Parameters that a statement may have, as PostgreSQL's protocol counts them.
@@ -147,7 +148,16 @@ impl Analyzer<'_> {
         if let Some(found) = scope.column(name)? {
             return reference(found, scope);
         }
-        if scope.from.named(name).is_some() {
+        if name == "current_schema" {
+            return self.call_function(name, Vec::new());
+        }
+        if let Some(index) = scope.from.named(name) {
+            // The row of a function that gives single values is the value.
+            if let [column] = scope.from.relations[index].columns.as_slice()
+                && scope.from.relations[index].is_function
+            {
+                return Ok(Expression::typed(column.sql.clone(), column.data_type.clone()));
+            }
             return Err(SqlError::not_supported(
                 format!("the row of \"{name}\" as a value"),
                 "Name its columns.",
@@ -197,7 +207,10 @@ impl Analyzer<'_> {
                 Ok(expression)
             }
             Value::Null => Ok(Expression::null()),
-            Value::Placeholder(name) => self.parameter(name),
+            Value::Placeholder(name) => match crate::parse::place(name) {
+                Some(place) => Ok(Expression::lifted(place.number, place.kind, false)),
+                None => self.parameter(name),
+            },
             _ => Err(SqlError::not_supported(
                 "this kind of literal",
                 "Write a string literal and cast it.",
@@ -237,6 +250,13 @@ impl Analyzer<'_> {
                     && let Value::Number(digits, _) = &value.value
                 {
                     return number(&format!("-{digits}"));
+                }
+                if let Expr::Value(value) = expr
+                    && let Value::Placeholder(name) = &value.value
+                    && let Some(place) = crate::parse::place(name)
+                    && place.kind != LiteralKind::Text
+                {
+                    return Ok(Expression::lifted(place.number, place.kind, true));
                 }
                 self.prefix_operator("-", expr, scope)
             }

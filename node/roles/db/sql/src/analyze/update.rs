@@ -41,6 +41,7 @@ impl Analyzer<'_> {
             columns: table_columns(&relation, "r0"),
             key: Vec::new(),
             out_of_reach: None,
+            is_function: false,
         });
         let others = from.as_ref().map(|from| from.relations.clone()).unwrap_or_default();
         relations.append(others.clone())?;
@@ -69,6 +70,7 @@ impl Analyzer<'_> {
             tag: Tag::Update,
             target: relation,
             keys,
+            notes_rows: false,
         })
     }
 }

@@ -38,12 +38,12 @@ impl Executor {
                 crate::parse(&text)?.remove(0)
             }
         };
-        let plan = self.plan(&statement, parameter_types, context)?;
+        let (plan, values) = self.bound(&statement, parameter_types, parameters, context)?;
         self.context.set(context);
         let binary = command.format == CopyFormat::Binary;
         let formats = Formats(vec![i16::from(binary)]);
         let mut records = Records { command, sink, forced: Vec::new(), buffer: Vec::new() };
-        let run = self.run(&plan, parameters, &formats, context, &mut records)?;
+        let run = self.run(&plan, &values, &formats, context, &mut records)?;
         if binary && records.sink.row(&(-1i16).to_be_bytes(), 0).is_break() {
             return Ok(Complete { suspended: true, ..run });
         }

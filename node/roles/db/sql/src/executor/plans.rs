@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::analyze::{self, Plan};
-use crate::statement::{Body, Statement};
+use crate::statement::{Body, Shape, Statement};
 use crate::{Catalog, Context, PgType, SqlError, SqlState};
 
 /// Plans that one connection keeps.
@@ -21,16 +21,30 @@ pub(super) struct Plans {
 }
 
 struct Known {
-    statement: Statement,
-    parameter_types: Vec<Option<PgType>>,
+    of: Of,
     search_path: Arc<str>,
     catalog_version: u64,
     plan: Arc<Plan>,
 }
 
+/// What a plan was made of.
+enum Of {
+    Statement {
+        statement: Statement,
+        parameter_types: Vec<Option<PgType>>,
+    },
+    /// All statements of a shape.
+    Shape(Box<[u8]>),
+}
+
 impl Plans {
     pub fn new() -> Self {
         Self { plans: LruCache::new(CAPACITY) }
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.plans.len()
     }
 
     /// The plan of a query or DML for this catalog and context.
@@ -45,34 +59,89 @@ impl Plans {
         statement.text().hash(&mut hasher);
         parameter_types.hash(&mut hasher);
         let hash = hasher.finish();
-        if let Some(known) = self.plans.get(&hash)
-            && known.catalog_version == catalog.version
-            && known.parameter_types == parameter_types
-            && known.search_path == context.search_path
-            && known.statement.text() == statement.text()
-        {
-            return Ok(known.plan.clone());
-        }
-        let Body::Statement(ast) = statement.body() else {
-            return Err(SqlError::new(SqlState::INTERNAL, "a statement that has no plan"));
+        let is_same = |of: &Of| match of {
+            Of::Statement { statement: known, parameter_types: types } => {
+                types == parameter_types && known.text() == statement.text()
+            }
+            Of::Shape(_) => false,
         };
-        let plan = Arc::new(analyze::plan(
-            ast,
-            statement.overriding(),
-            parameter_types,
-            catalog,
-            context,
-        )?);
+        if let Some(plan) = self.find(hash, catalog, context, is_same) {
+            return Ok(plan);
+        }
+        let plan = translated(statement, parameter_types, catalog, context)?;
         if plan.cacheable && statement.text().len() <= LONGEST_TEXT {
-            let known = Known {
-                statement: statement.clone(),
-                parameter_types: parameter_types.to_vec(),
-                search_path: context.search_path.clone(),
-                catalog_version: catalog.version,
-                plan: plan.clone(),
-            };
-            self.plans.put(hash, known);
+            let parameter_types = parameter_types.to_vec();
+            let of = Of::Statement { statement: statement.clone(), parameter_types };
+            self.keep(hash, of, &plan, catalog, context);
         }
         Ok(plan)
     }
+
+    /// The plan of a statement without its literals, if there is one already.
+    pub fn of_shape(
+        &mut self,
+        shape: &Shape,
+        catalog: &Arc<Catalog>,
+        context: &Context,
+    ) -> Option<Arc<Plan>> {
+        let is_same = |of: &Of| matches!(of, Of::Shape(key) if *key == shape.key);
+        self.find(shape.hash, catalog, context, is_same)
+    }
+
+    /// Keeps what a statement was translated to without its literals.
+    pub fn keep_of_shape(
+        &mut self,
+        shape: &Shape,
+        plan: &Arc<Plan>,
+        catalog: &Arc<Catalog>,
+        context: &Context,
+    ) {
+        if plan.cacheable {
+            self.keep(shape.hash, Of::Shape(shape.key.clone()), plan, catalog, context);
+        }
+    }
+
+    fn find(
+        &mut self,
+        hash: u64,
+        catalog: &Arc<Catalog>,
+        context: &Context,
+        is_same: impl FnOnce(&Of) -> bool,
+    ) -> Option<Arc<Plan>> {
+        let known = self.plans.get(&hash)?;
+        let fits = known.catalog_version == catalog.version
+            && known.search_path == context.search_path
+            && is_same(&known.of);
+        fits.then(|| known.plan.clone())
+    }
+
+    fn keep(
+        &mut self,
+        hash: u64,
+        of: Of,
+        plan: &Arc<Plan>,
+        catalog: &Arc<Catalog>,
+        context: &Context,
+    ) {
+        let known = Known {
+            of,
+            search_path: context.search_path.clone(),
+            catalog_version: catalog.version,
+            plan: plan.clone(),
+        };
+        self.plans.put(hash, known);
+    }
+}
+
+/// Translates a query or DML.
+pub(super) fn translated(
+    statement: &Statement,
+    parameter_types: &[Option<PgType>],
+    catalog: &Arc<Catalog>,
+    context: &Context,
+) -> Result<Arc<Plan>, SqlError> {
+    let Body::Statement(ast) = statement.body() else {
+        return Err(SqlError::new(SqlState::INTERNAL, "a statement that has no plan"));
+    };
+    analyze::plan(ast, statement.overriding(), parameter_types, catalog, context).map(Arc::new)
 }

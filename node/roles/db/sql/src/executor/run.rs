@@ -20,20 +20,19 @@ impl Executor {
     pub(super) fn run(
         &mut self,
         plan: &Plan,
-        parameters: &Parameters,
+        values: &[Value],
         formats: &Formats,
         context: &Context,
         sink: &mut dyn RowSink,
     ) -> Result<Complete, SqlError> {
-        let values = decoded(plan, parameters, context)?;
-        let result = self.step(plan, &values, formats, context, sink);
+        let result = self.step(plan, values, formats, context, sink);
         if self.buffer.capacity() > BUFFER_KEPT {
             self.buffer = Vec::new();
         }
         match result {
             Ok(complete) => Ok(complete),
             Err(Failure::Sql(error)) => Err(error),
-            Err(Failure::Sqlite(error)) => Err(self.explained(&error, plan, &values)),
+            Err(Failure::Sqlite(error)) => Err(self.explained(&error, plan, values)),
         }
     }
 
@@ -47,9 +46,17 @@ impl Executor {
     ) -> Result<Complete, Failure> {
         let mut statement = self.connection.prepare_cached(&plan.sql)?;
         bind(&mut statement, values)?;
+        if plan.notes_rows {
+            self.noted.clear();
+        }
         if plan.columns.is_empty() && plan.tag != Tag::Select {
-            let changed = statement.raw_execute()? as u64;
-            return Ok(complete(plan.tag, changed, false));
+            if !plan.notes_rows {
+                let changed = statement.raw_execute()? as u64;
+                return Ok(complete(plan.tag, changed, false));
+            }
+            let mut rows = statement.raw_query();
+            while rows.next()?.is_some() {}
+            return Ok(complete(plan.tag, self.connection.changes(), false));
         }
         let columns = formatted(plan, formats)?;
         let mut suspended = sink.columns(&columns).is_break();
@@ -136,7 +143,7 @@ impl From<SqlError> for Failure {
 }
 
 /// The client's values in their stored forms.
-fn decoded(
+pub(super) fn decoded(
     plan: &Plan,
     parameters: &Parameters,
     context: &Context,

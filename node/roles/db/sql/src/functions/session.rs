@@ -38,7 +38,7 @@ pub(crate) const FUNCTIONS: Lines = &[
     ("version() -> text", "rung_version()"),
     ("pg_backend_pid() -> int4", "rung_backend_pid()"),
     ("txid_current() -> int8", "rung_transaction_id()"),
-    ("pg_typeof(any) -> regtype", "rung_pg_typeof({t0})"),
+    ("pg_typeof(any) -> regtype", "rung_pg_typeof({t0}, {0})"),
     ("current_setting(text) -> text", "rung_current_setting({0}, 0)"),
     ("current_setting(text, bool) -> text", "rung_current_setting({0}, {1})"),
     ("set_config(text, text, bool) -> text", "rung_set_config({0}, {1}, {2})"),
@@ -81,7 +81,7 @@ pub(crate) const CALLS: &[Function] = &[
     ("rung_transaction_id", 0, Stable, |c| {
         int(i64::try_from(c.session().transaction_id).unwrap_or(i64::MAX))
     }),
-    ("rung_pg_typeof", 1, Stable, |c| int(c.pg_type(0)?.oid())),
+    ("rung_pg_typeof", 2, Stable, |c| int(c.pg_type(0)?.oid())),
     ("rung_current_setting", 2, StrictStable, current_setting),
     ("rung_set_config", 3, Stable, set_config),
     ("rung_random_uuid", 0, Stable, |_| {

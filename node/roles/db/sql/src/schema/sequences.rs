@@ -199,7 +199,10 @@ pub(super) fn alter(
 pub(super) fn set_value(change: &Change<'_>, oid: u32, value: i64) -> Result<(), SqlError> {
     change
         .connection
-        .prepare_cached("UPDATE _rung_sequences SET last_value = ?2, is_called = 0 WHERE oid = ?1")
+        .prepare_cached(
+            "UPDATE _rung_sequences SET last_value = ?2, is_called = rung_restarted(oid) \
+             WHERE oid = ?1",
+        )
         .and_then(|mut statement| statement.execute(params![oid, value]))
         .map(|_| ())
         .map_err(crate::catalog_store::store_error)

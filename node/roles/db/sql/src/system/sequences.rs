@@ -1,7 +1,10 @@
 //! `nextval`, `setval`, `currval`, `lastval`.
 //!
 //! The value of a sequence is a row of the database that the calling connection
-//! changes, so it replicates and is undone with everything else. Calling back into
+//! changes, so it replicates with what was made of it: no committed value is ever
+//! given again, whoever is primary next. It is undone with its transaction, so the
+//! connection that writes remembers besides what it has given, and goes on from there:
+//! as in PostgreSQL, what an undone transaction has taken is a gap. Calling back into
 //! the connection from a function is the one reason for `unsafe` here.
 #![allow(unsafe_code)]
 
@@ -32,6 +35,11 @@ pub(super) fn register(connection: &Connection, system: &System) -> rusqlite::Re
         with_sequence(call, |connection, sequence| {
             set(connection, &own, sequence, value, is_called)
         })
+    })?;
+    let own = system.clone();
+    connection.create_scalar_function("rung_restarted", 1, flags, move |call| {
+        own.lock().handed_out.remove(&call.get(0)?);
+        Ok(false)
     })?;
     let own = system.clone();
     connection.create_scalar_function("rung_currval", 1, flags, move |call| {
@@ -100,13 +108,27 @@ fn read(connection: &Connection, oid: i64) -> Result<State, SqlError> {
 }
 
 fn next(connection: &Connection, system: &System, sequence: &State) -> Result<i64, SqlError> {
-    let value = match sequence.is_called {
-        false => sequence.last_value,
-        true => following(sequence, sequence.last_value)?,
+    let value = match last_given(system, sequence) {
+        None => sequence.last_value,
+        Some(last) => following(sequence, last)?,
     };
     write(connection, sequence, value, true)?;
+    system.lock().handed_out.insert(sequence.oid, value);
     remember(system, &sequence.name, value);
     Ok(value)
+}
+
+/// The last value that was given: by the database's own account, or by the connection's
+/// where that is further on.
+fn last_given(system: &System, sequence: &State) -> Option<i64> {
+    let stored = sequence.is_called.then_some(sequence.last_value);
+    // One that goes round gives its values again anyway.
+    let undone = system.lock().handed_out.get(&sequence.oid).copied().filter(|_| !sequence.cycle);
+    match (stored, undone) {
+        (Some(stored), Some(undone)) if sequence.increment > 0 => Some(stored.max(undone)),
+        (Some(stored), Some(undone)) => Some(stored.min(undone)),
+        (stored, undone) => stored.or(undone),
+    }
 }
 
 /// The value after `last`.
@@ -151,6 +173,10 @@ fn set(
         ));
     }
     write(connection, sequence, value, is_called)?;
+    match is_called {
+        true => system.lock().handed_out.insert(sequence.oid, value),
+        false => system.lock().handed_out.remove(&sequence.oid),
+    };
     if is_called {
         remember(system, &sequence.name, value);
     }

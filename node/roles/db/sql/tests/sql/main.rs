@@ -12,6 +12,7 @@ mod case;
 mod clients;
 mod copy;
 mod interface;
+mod lifted;
 mod robustness;
 mod session;
 
