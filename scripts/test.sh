@@ -50,6 +50,8 @@ install_tools() {
     pgbench --version >/dev/null 2>&1 || missing+=(postgresql)
     have node || missing+=(nodejs)
     have npm || missing+=(npm)
+    have javac || missing+=(default-jdk-headless)
+    [ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
     # For the example in Python, which Rung starts as another user.
     /usr/bin/python3 -c 'import psycopg' 2>/dev/null || missing+=(python3-psycopg)
     # Debian's python3 comes without.
@@ -69,7 +71,7 @@ install_tools() {
     have cargo || die "cargo is not installed; install Rust 1.90 or newer, for example with rustup"
     cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: rustup component add clippy"
-    printf 'curl, dig, python3, setpriv, psql, pgbench, node, cargo fmt and cargo clippy are there\n'
+    printf 'curl, dig, python3, setpriv, psql, pgbench, node, javac, cargo fmt and cargo clippy are there\n'
 }
 
 # Clients of databases that are not Debian's, once for each version asked for.

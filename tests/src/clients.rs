@@ -1,6 +1,6 @@
 //! Clients of databases that others wrote, as `scripts/test.sh` installs them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,6 +24,17 @@ pub fn installed(path: &str) -> PathBuf {
 pub fn missing() -> Option<&'static str> {
     let there = ["python/bin/python", "node/node_modules/pg"].iter().all(|p| installed(p).exists());
     (!there).then_some("the clients are not installed; scripts/test.sh does it")
+}
+
+/// Where Debian puts pgjdbc.
+const PGJDBC: &str = "/usr/share/java/postgresql.jar";
+
+/// Why clients in Java cannot be run here, if so.
+pub fn missing_java() -> Option<&'static str> {
+    // A compiler is needed as well, for programs of one file.
+    let there =
+        Path::new(PGJDBC).exists() && Command::new("javac").arg("-version").output().is_ok();
+    (!there).then_some("there is no JDK or no pgjdbc; scripts/test.sh installs them")
 }
 
 /// A Python that has psycopg, SQLAlchemy and Django.
@@ -64,11 +75,18 @@ impl Cluster {
     pub fn run_client(&self, script: &str) -> Run {
         for attempt in 1..=ATTEMPTS {
             let database =
-                format!("{}-{attempt}", script.split(['_', '.']).next().expect("a name"));
+                format!("{}-{attempt}", script.split(['_', '.']).next().expect("a name"))
+                    .to_lowercase();
             let (primary, other) = self.database_with_others(&database);
             let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
-            let interpreter = if script.ends_with(".js") { "node".into() } else { python() };
-            let mut command = Command::new(interpreter);
+            let mut command = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("js") => Command::new("node"),
+                Some("java") => Command::new("java"),
+                _ => Command::new(python()),
+            };
+            if script.ends_with(".java") {
+                command.args(["-cp", PGJDBC]);
+            }
             command.arg(path).env("DATABASE_URL", self.url(&other, &database));
             command.env("NODE_CLIENTS", installed("node")).env("PYTHONDONTWRITEBYTECODE", "1");
             let ended = run(&mut command, PATIENCE);

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use rung_tests::clients::missing;
+use rung_tests::clients::{self, missing};
 use rung_tests::sql::Door;
 use rung_tests::{Cluster, Run, run, until};
 use tokio_postgres::error::SqlState;
@@ -119,6 +119,16 @@ fn psycopg_and_node_postgres_work_as_they_are() {
         cluster.run_client("psycopg_client.py").saying("psycopg 3");
         cluster.run_client("node_postgres.js").saying("node-postgres 8");
     }
+}
+
+#[test]
+fn pgjdbc_prepares_batches_copies_and_describes() {
+    if let Some(why) = clients::missing_java() {
+        println!("skipped: {why}");
+        return;
+    }
+    let cluster = Cluster::builder().nodes(3).start();
+    cluster.run_client("JdbcClient.java").saying("pgjdbc 42");
 }
 
 #[test]

@@ -306,3 +306,27 @@ pub(crate) async fn forward_cancel(config: &ServerConfig, node: NodeId, process:
         tracing::debug!(%node, %error, "a cancel request was not passed on");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            kind in 0u8..8,
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            more in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let length = (bytes.len() as u32).to_be_bytes();
+            parse_link(&[&length[..], &[kind], &bytes, &more].concat());
+            parse_link(&bytes);
+            let request = Request::Savepoint { number: u32::from(kind) }.encode().unwrap();
+            parse_link(&request);
+            let at = bytes.len() % request.len();
+            parse_link(&[&request[..at], &more, &request[at..]].concat());
+        }
+    }
+}

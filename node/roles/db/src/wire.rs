@@ -23,3 +23,23 @@ pub fn parse_any(bytes: &[u8]) {
         let _ = frontend::Message::parse(header.kind, &bytes[frontend::HEADER..]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            start in prop::sample::select(vec!["", "n,,n=,r=a", "p=tls-server-end-point,,n=,r=a"]),
+            kind in prop::sample::select(b"QPBDECHSXdcfpF\0".to_vec()),
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            parse_any(&[start.as_bytes(), &bytes].concat());
+            let length = (bytes.len() as u32 + 4).to_be_bytes();
+            parse_any(&[&[kind][..], &length, &bytes].concat());
+        }
+    }
+}
