@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rung_shard::{Cancel, ReadLevel, Shard, ShardError, Token, Turn, Verdict};
+use rung_shard::{Cancel, Length, ReadLevel, Shard, ShardError, Token, Turn, Verdict};
 use rung_sql::Executor;
 use rusqlite::Connection;
 use tokio::time::sleep;
@@ -182,10 +182,18 @@ impl Client {
         };
         let began = Instant::now();
         let cancel = Cancel::new();
+        let is_short = self.rng.random_bool(0.5);
+        let write = async {
+            match is_short {
+                // On this thread, if the writer is free.
+                true => life.shard.write_short(deadline, &cancel, |_| Length::Short, work).await,
+                false => life.shard.write(deadline, &cancel, work).await,
+            }
+        };
         let written = tokio::select! {
             biased;
             () = life.crash() => Err(ShardError::OutcomeUnknown),
-            written = life.shard.write(deadline, &cancel, work) => written,
+            written = write => written,
         };
         self.wrote(id, written, began);
     }
@@ -225,7 +233,14 @@ impl Client {
         for register in registers.iter().copied() {
             sleep(Duration::from_micros(self.rng.random_range(0..6_000))).await;
             let next = move |executor: &mut Executor| append(executor.connection(), register, id);
-            transaction.run(deadline, &cancel, next).await?.map_err(failed)?;
+            let appended = match self.rng.random_bool(0.5) {
+                true => {
+                    let next = move |executor: &mut Executor, _: &Turn| next(executor);
+                    transaction.run_short(deadline, &cancel, |_| Length::Short, next).await?
+                }
+                false => transaction.run(deadline, &cancel, next).await?,
+            };
+            appended.map_err(failed)?;
         }
         match self.rng.random_range(0..10) {
             0 => transaction.rollback().await,

@@ -31,7 +31,12 @@ impl Executor {
         if !matches!((statement.kind(), statement.body()), (Kind::Write, Body::Statement(_))) {
             return false;
         }
-        match self.plan(statement, parameter_types, context) {
+        let shared = match parameter_types.is_empty() {
+            true => self.filled(statement, context).ok().flatten().map(|(plan, _)| plan),
+            false => None,
+        };
+        let plan = shared.map_or_else(|| self.plan(statement, parameter_types, context), Ok);
+        match plan {
             Ok(plan) => *plan.is_brief.get_or_init(|| self.has_brief_program(&plan)),
             Err(_) => true,
         }
