@@ -48,7 +48,7 @@ impl ShardConfig {
     }
 }
 
-/// Steps that tests leave out on purpose.
+/// Steps that tests leave out on purpose, and delays that they bring about.
 #[cfg(feature = "simulation")]
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Faults {
@@ -58,6 +58,8 @@ pub struct Faults {
     pub acknowledge_early: bool,
     /// Entries count in whatever term they reached the log.
     pub ignore_epoch: bool,
+    /// One entry in five is proposed so much later than it was executed.
+    pub slow_proposals: Duration,
 }
 
 /// How the group is found.

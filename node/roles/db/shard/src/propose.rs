@@ -30,14 +30,20 @@ pub(crate) async fn propose_all(
     let mut under_way: FuturesUnordered<BoxFuture<'static, Proposed>> = FuturesUnordered::new();
     // The copy itself keeps a sender, so the channel does not end by itself.
     let mut state = core.state.subscribe();
-    let mut stopped = pin!(state.wait_for(|state| matches!(state, CopyState::Stopped(_))));
+    let stopped = async {
+        // Either way nobody proposes any more.
+        let _ = state.wait_for(|state| matches!(state, CopyState::Stopped(_))).await;
+    };
+    let mut stopped = pin!(stopped);
     loop {
         tokio::select! {
             biased;
-            _ = &mut stopped => return,
+            () = &mut stopped => return,
             Some(proposed) = under_way.next(), if !under_way.is_empty() => note(&core, proposed),
             proposal = proposals.recv(), if under_way.len() < UNDER_WAY => {
                 let Some(proposal) = proposal else { return };
+                #[cfg(feature = "simulation")]
+                linger(&core, &proposal).await;
                 let mut proposed = propose(&core, &group, proposal);
                 // The first look at it queues it, so that the order is kept.
                 match (&mut proposed).now_or_never() {
@@ -46,6 +52,15 @@ pub(crate) async fn propose_all(
                 }
             }
         }
+    }
+}
+
+/// What a busy machine does now and then: the task does not run for a while.
+#[cfg(feature = "simulation")]
+async fn linger(core: &Core, proposal: &Proposal) {
+    let pause = core.config.faults.slow_proposals;
+    if !pause.is_zero() && proposal.position.sequence.is_multiple_of(5) {
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -141,6 +141,8 @@ impl Node {
             ..Limits::default()
         };
         config.disk = Disk::simulated(Arc::clone(&self.power));
+        let slow = [0, 0, 20, 150][usize::try_from(self.seed % 4).unwrap_or(0)];
+        config.faults.slow_proposals = Duration::from_millis(slow);
         self.bug.put_into(&mut config.faults);
         config
     }

@@ -31,7 +31,7 @@ impl Troubles {
 
     pub async fn next(&mut self) {
         sleep(self.time(600)).await;
-        match self.rng.random_range(0..16) {
+        match self.rng.random_range(0..17) {
             0..4 => self.crash().await,
             4 => self.crash_all().await,
             5 | 6 => self.fail_files().await,
@@ -46,6 +46,7 @@ impl Troubles {
             12 => self.bad_weather(),
             13 => self.cluster.links.set_weather(Weather::FAIR),
             14 => self.hand_over().await,
+            15 => self.suspect().await,
             _ => self.replace().await,
         }
     }
@@ -148,6 +149,19 @@ impl Troubles {
             () = life.crash() => {}
             // It may fail for many reasons; what must hold is checked elsewhere.
             _ = life.shard.hand_over(to, Duration::from_millis(400)) => {}
+        }
+    }
+
+    /// Some believe that the primary's process has ended, rightly or not.
+    async fn suspect(&mut self) {
+        for (node, life) in self.cluster.running() {
+            let group = life.shard.group();
+            if let Some((leader, _)) = group.silent_leader()
+                && self.rng.random_bool(0.6)
+            {
+                self.cluster.note(format!("node {} suspects node {}", node.0, leader.0));
+                group.suspect_leader(leader, true).await;
+            }
         }
     }
 
