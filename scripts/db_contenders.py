@@ -199,7 +199,8 @@ class Postgres:
 
     def client(self):
         """How pgbench gets there: a prefix, arguments, and its environment."""
-        return (self.machines.enter(0) if self.machines else []), [*self.where(), "bench"], {}
+        enter = self.machines.enter(0) if self.machines else []
+        return enter, [*self.where(), "bench"], {"PGSSLMODE": "disable"}
 
     def processor_time(self):
         ticks = 0
@@ -285,7 +286,7 @@ class Rung:
             raise SystemExit(f"{PROGRAM}: the database's URL is not understood: {self.url}")
         user, password, host, port, database = found.groups()
         enter = self.machines.enter(int(self.primary[1:]) - 1) if self.machines else []
-        return enter, ["-h", host, "-p", port, "-U", user, database], {"PGPASSWORD": password}
+        return enter, ["-h", host, "-p", port, "-U", user, database], {"PGPASSWORD": password, "PGSSLMODE": "disable"}
 
     def processor_time(self):
         return sum(processor_time(node.pid)[0] for node in self.nodes.values())
