@@ -30,7 +30,7 @@ pub enum Question {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Tails(Vec<Tail>),
-    Page(TailPage),
+    Page(Box<TailPage>),
 }
 
 /// Answers a question about the tails here. It reads files.
@@ -44,7 +44,7 @@ pub fn answer(node: &Node, question: &Question) -> Result<Answer, Failure> {
         Question::Show { file } => {
             let mut page = page(&dir, file, LINES)?;
             node.name().clone_into(&mut page.tail.node);
-            Ok(Answer::Page(page))
+            Ok(Answer::Page(Box::new(page)))
         }
     }
 }
@@ -89,7 +89,7 @@ pub async fn show(node: &Arc<Node>, database: &str, file: &str) -> Result<TailPa
     let question = Question::Show { file: file.to_owned() };
     if tail.node == node.name() {
         return match here(node, question).await? {
-            Answer::Page(page) => Ok(page),
+            Answer::Page(page) => Ok(*page),
             Answer::Tails(_) => Err(Failure::new(Code::Internal, "another answer was given")),
         };
     }
@@ -99,7 +99,7 @@ pub async fn show(node: &Arc<Node>, database: &str, file: &str) -> Result<TailPa
         None => None,
     };
     match answered {
-        Some(Answer::Page(page)) => Ok(page),
+        Some(Answer::Page(page)) => Ok(*page),
         _ => Err(Failure::new(Code::Unreachable, format!("{} did not show it", tail.node))
             .next("try again, or ask that node")),
     }
