@@ -46,6 +46,7 @@ fn copy(group: GroupId, kind: CopyKind, (index, sequence): (u64, u64)) -> CopySt
         voters: ids(&[1, 2, 3]).into_iter().collect(),
         learners: Vec::new(),
         problem: None,
+        snapshot_bytes: 0,
         last: Some(LogPlace { term: 4, index }),
         sealed: None,
         archive: None,
@@ -66,7 +67,7 @@ fn refusal(change: &Change, machine: &Machine, view: &View) -> Failure {
     plan(change, Prepared::default(), &machine.state, view).unwrap_err()
 }
 
-fn told<'a>(view: &'a mut View, node: u64) -> &'a mut CopyStatus {
+fn told(view: &mut View, node: u64) -> &mut CopyStatus {
     view.soft.get_mut(&NodeId(node)).unwrap().databases.first_mut().unwrap()
 }
 
