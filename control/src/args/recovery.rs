@@ -35,15 +35,15 @@ pub struct RecoverOptions {
 pub enum TailCommand {
     /// List the tails of a database on all nodes
     #[command(after_help = "ROWS differ from where the next generation began; ACKNOWLEDGED of \
-        them a quorum had, as far\nas the copy's log tells.\n\nExample:\n  \
+        them a quorum had,\nas far as the copy's log tells.\n\nExample:\n  \
         ctl db tail ls photos")]
     Ls {
         /// The database's name
         database: String,
     },
     /// Show a tail: a change of a row on each line, as JSON
-    #[command(after_help = "The first 1000 lines. The file is in the directory tails of the \
-        node's data directory.\n\nExample:\n  ctl db tail show photos FILE")]
+    #[command(after_help = "The first 1000 lines. The file is in the directory tails of \
+        the node's data directory.\n\nExample:\n  ctl db tail show photos FILE")]
     Show {
         /// The database's name
         database: String,
@@ -51,9 +51,9 @@ pub enum TailCommand {
         file: String,
     },
     /// Bring the rows of a tail back where nothing else has happened to them
-    #[command(after_help = "A row that is no longer what it was before the change stays as it is \
-        and is reported; exit 1.\nThe node that is asked must have the primary, and the tail by \
-        its name or as a path on its\nmachine.\n\nExample:\n  ctl db tail replay photos FILE")]
+    #[command(after_help = "A row that is no longer what it was before the change stays as it \
+        is and is reported;\nexit 1. The node that is asked must have the primary, and the tail \
+        by its name or as\na path on its machine.\n\nExample:\n  ctl db tail replay photos FILE")]
     Replay {
         /// The database's name
         database: String,

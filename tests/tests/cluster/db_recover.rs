@@ -160,5 +160,5 @@ fn a_lost_majority_is_given_up_comes_back_and_what_it_had_is_replayed() {
         eventually("the copies that came back have all", SOON, copy);
     }
     eventually("the doctor has nothing to say", SOON, || problems(&cluster, &other).is_empty());
-    cluster.ctl_of(&other, &["audit"]).expect(0).saying("accepting a loss of data");
+    cluster.ctl_of(&other, &["audit", "-o", "wide"]).expect(0).saying("accepting a loss of data");
 }

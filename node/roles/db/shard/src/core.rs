@@ -402,6 +402,23 @@ impl Core {
         outcome.lost.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
     }
 
+    /// A snapshot has replaced the file. What was in flight may be part of it.
+    pub fn restored(&self, position: &Position) {
+        let token = self.token(position);
+        self.settled.send_replace(token);
+        let (settled, unknown) = {
+            let mut desk = self.desk();
+            let waiting = desk.in_flight.restored(position);
+            if desk.in_flight.is_empty() {
+                desk.undone = false;
+            }
+            waiting
+        };
+        self.bell.notify_all();
+        settled.into_iter().for_each(|waiting| (waiting.answer)(Ok(token)));
+        unknown.into_iter().for_each(|waiting| waiting.fail(ShardError::OutcomeUnknown));
+    }
+
     /// It is certain that the log will never apply a batch.
     pub fn refuse(&self, position: &Position, error: ShardError) {
         let refused = {

@@ -68,6 +68,17 @@ impl<A> InFlight<A> {
         Outcome { settled: Vec::new(), lost: self.take_all() }
     }
 
+    /// A snapshot took the place of everything. It holds the batch whose position it
+    /// has, and those before it; those behind it may still come. If it has another
+    /// position, nobody can tell which batches are part of its history: the second are
+    /// those who wait for any of them.
+    pub fn restored(&mut self, position: &Position) -> (Vec<A>, Vec<A>) {
+        match self.batches.iter().position(|batch| batch.position == *position) {
+            Some(at) => (self.batches.drain(..=at).flat_map(|it| it.waiting).collect(), Vec::new()),
+            None => (Vec::new(), self.take_all()),
+        }
+    }
+
     /// The log did not take a batch: it and those after it will never be applied.
     pub fn refuse(&mut self, position: &Position) -> Option<(Vec<A>, Vec<A>)> {
         let at = self.batches.iter().position(|batch| batch.position == *position)?;
@@ -95,6 +106,16 @@ mod tests {
         in_flight.push(position(2, 2), vec!["b"]);
         in_flight.push(position(3, 3), vec!["c"]);
         in_flight
+    }
+
+    #[test]
+    fn a_snapshot_settles_what_it_is_known_to_hold_and_leaves_open_what_is_not() {
+        let mut in_flight = three();
+        assert_eq!(in_flight.restored(&position(2, 2)), (vec!["a", "b"], vec![]));
+        assert_eq!(in_flight.settle(&position(3, 3)).settled, vec!["c"]);
+        let mut in_flight = three();
+        assert_eq!(in_flight.restored(&position(7, 7)), (vec![], vec!["a", "b", "c"]));
+        assert!(in_flight.is_empty());
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl StateMachine for Machine {
         match restored {
             Ok(position) => {
                 core.history.fetch_add(1, Ordering::AcqRel);
-                core.settle(&position);
+                core.restored(&position);
                 Ok(())
             }
             // What came is not whole; the file is as it was.

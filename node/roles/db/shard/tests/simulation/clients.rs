@@ -96,6 +96,20 @@ pub fn look(connection: &Connection) -> rusqlite::Result<Seen> {
     Ok(seen)
 }
 
+fn in_short(error: &ShardError) -> &'static str {
+    match error {
+        ShardError::NotPrimary { .. } => "not primary",
+        ShardError::Lost => "lost",
+        ShardError::NoQuorum => "no quorum",
+        ShardError::Overloaded(what) | ShardError::TimedOut(what) => what,
+        ShardError::Canceled => "canceled",
+        ShardError::DiskFull => "disk full",
+        ShardError::Stopped(_) => "stopped",
+        ShardError::Failed(_) => "failed",
+        _ => "another reason",
+    }
+}
+
 /// One client, which is one session.
 pub struct Client {
     world: Arc<World>,
@@ -160,7 +174,8 @@ impl Client {
                 Outcome::Done { place, sequence: token.sequence }
             }
             Err(ShardError::OutcomeUnknown) => Outcome::Unknown,
-            Ok((None, _)) | Err(_) => Outcome::Refused,
+            Ok((None, _)) => Outcome::Refused("it changed its mind"),
+            Err(error) => Outcome::Refused(in_short(&error)),
         };
         self.saw(Kind::Write { id, outcome }, began);
     }

@@ -44,8 +44,8 @@ pub enum Kind {
 pub enum Outcome {
     /// Acknowledged, at this place, with this number of the token.
     Done { place: Place, sequence: u64 },
-    /// It is certain that nothing was done.
-    Refused,
+    /// It is certain that nothing was done, for this reason.
+    Refused(&'static str),
     /// It may have been done.
     Unknown,
 }
@@ -102,8 +102,8 @@ pub fn check(operations: &[Operation], end: &Seen) -> Vec<String> {
                 Outcome::Done { place, .. } if found != Some(*place) => {
                     wrong.push(format!("{id} was acknowledged at {place}, and is at {found:?}"));
                 }
-                Outcome::Refused if found.is_some() => {
-                    wrong.push(format!("{id} was refused, and is at {found:?}"));
+                Outcome::Refused(why) if found.is_some() => {
+                    wrong.push(format!("{id} was refused ({why}), and is at {found:?}"));
                 }
                 _ => {}
             }
@@ -247,7 +247,7 @@ mod tests {
             (2, read(Level::Linearizable, 1), 11, 12),
             (1, write(8, Outcome::Unknown), 13, 14),
             (2, read(Level::Session, 2), 15, 16),
-            (1, write(9, Outcome::Refused), 15, 16),
+            (1, write(9, Outcome::Refused("")), 15, 16),
             (3, read(Level::Any, 0), 17, 18),
             (3, read(Level::Bounded(Duration::from_millis(10)), 1), 17, 18),
         ];
@@ -261,7 +261,7 @@ mod tests {
         let wrong: [Case<'_>; 8] = [
             (&[(1, write(7, done(1)), 0, 1)], &[]),
             (&[(1, write(7, done(2)), 0, 1)], &[7]),
-            (&[(1, write(7, Outcome::Refused), 0, 1)], &[7]),
+            (&[(1, write(7, Outcome::Refused("")), 0, 1)], &[7]),
             (&[], &[7, 7]),
             (&[(1, write(7, done(1)), 0, 1), (2, read(Level::Linearizable, 0), 2, 3)], &[7]),
             (&[(1, write(7, done(1)), 0, 1), (2, read(bounded, 0), 12, 13)], &[7]),
