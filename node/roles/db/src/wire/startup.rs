@@ -261,11 +261,17 @@ fn settings(shared: &Shared, user: &User, wishes: &Wishes) -> Result<Settings, S
             format!("permission denied for database \"{database}\""),
         ));
     }
-    if !shared.config.directory.borrow().databases.contains_key(database) {
-        return Err(SqlError::new(
-            SqlState::UNDEFINED_DATABASE,
-            format!("database \"{database}\" does not exist"),
-        ));
+    let directory = shared.config.directory.borrow().clone();
+    if !directory.databases.contains_key(database) {
+        return Err(match directory.nodes.is_empty() {
+            // Nothing was told to this server yet, not even of its own node.
+            true => SqlError::new(SqlState::CANNOT_CONNECT_NOW, "the node is starting up")
+                .hint("connect again in a moment"),
+            false => SqlError::new(
+                SqlState::UNDEFINED_DATABASE,
+                format!("database \"{database}\" does not exist"),
+            ),
+        });
     }
     let mut settings = Settings::new(&user.name, user.is_operator);
     for (name, value) in &wishes.settings {
