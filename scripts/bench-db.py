@@ -29,7 +29,9 @@ CONTENDERS = {"postgres": Postgres, "rung": Rung}
 def pgbench(options, server, arguments):
     enter, where, environment = server.client()
     command = [*enter, os.path.join(options.postgres, "pgbench"), *arguments, *where]
-    environment = os.environ | environment | {"PGOPTIONS": ""}
+    isolation = options.isolation.replace(" ", r"\ ")
+    settings = {"PGOPTIONS": f"-c default_transaction_isolation={isolation}"}
+    environment = os.environ | environment | settings
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -139,7 +141,8 @@ def by_turns(options, servers, arguments, clients):
 def compare(options, title, nodes):
     with contenders(options, nodes, None) as servers:
         table = Table(title, servers[0].name, servers[1].name)
-        for mode, arguments in MODES.items():
+        for mode in options.modes:
+            arguments = MODES[mode]
             for protocol in ("simple", "prepared"):
                 for clients in options.clients:
                     label = f"{mode}, {protocol}, {clients} client{'s' if clients > 1 else ''}"
@@ -190,6 +193,8 @@ def main():
     parser.add_argument("--far-clients", type=int, default=1000)
     parser.add_argument("--far-transactions", type=int, default=30, help="of each client")
     parser.add_argument("--parts", default="one,three,far")
+    parser.add_argument("--modes", type=lambda text: text.split(","), default=list(MODES))
+    parser.add_argument("--isolation", default="read committed")
     parser.add_argument("--left", choices=CONTENDERS, default="postgres")
     parser.add_argument("--right", choices=CONTENDERS, default="rung")
     options = parser.parse_args()
@@ -198,7 +203,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     say(f"{os.cpu_count()} processors, {options.seconds} s a run, medians of {options.rounds} rounds, "
-        f"scale {options.scale}")
+        f"scale {options.scale}, {options.isolation}")
     parts = {
         "one": lambda: compare(options, "one node against one server", 1),
         "three": lambda: compare(options, "three nodes against a server with a synchronous standby", 3),

@@ -7,6 +7,8 @@
 #
 #   scripts/bench-db.sh [--seconds 5] [--rounds 3] [--scale 10] [--clients 1,8,32]
 #                       [--parts one,three,far] [--left postgres] [--right rung]
+#                       [--modes select-only,simple-update,TPC-B-like]
+#                       [--isolation 'read committed']
 #
 # Figures of one machine say little; the ratios of one run say something.
 set -euo pipefail

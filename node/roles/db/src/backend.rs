@@ -51,6 +51,8 @@ pub enum Open {
     /// if anything was committed since.
     Writer {
         savepoints: usize,
+        /// Statements are answered before what they saw is on a quorum.
+        reads_uncommitted: bool,
     },
 }
 

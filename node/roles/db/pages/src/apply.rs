@@ -80,7 +80,8 @@ impl PageStore {
     fn plan<'a>(&self, entries: &[(u64, &'a [u8])]) -> Result<Vec<Step<'a>>, PagesError> {
         let captured = self.in_flight.iter().filter_map(|one| one.entry.as_ref());
         let in_flight = captured.map(|entry| entry.position).collect();
-        let uncaptured = self.in_flight.back().is_some_and(|last| last.entry.is_none());
+        let failed = self.in_flight.back().is_some_and(|last| last.entry.is_none());
+        let uncaptured = failed || self.deferred;
         let mut plan = Plan::new(self.position, self.spool.pending, in_flight, uncaptured);
         plan.unchecked = self.faults().skip_parent_check;
         let mut applied = self.applied_index;

@@ -7,8 +7,12 @@ use crate::entry::{self, MAX_PART_PAGES, MAX_PARTS, Part};
 use crate::error::PagesError;
 use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE, mask};
 use crate::position::Position;
-use crate::store::{Captive, InFlight, PageStore, WriterTicket};
+use crate::store::{Captive, InFlight, PageStore, WriterTicket, wal_frames};
 use crate::wal_file::{Change, Images, Place, WalIndex};
+
+/// Frames of the `-wal` that are left to the next capture at most: so many pages are
+/// read, hashed and compressed in less than a millisecond.
+const MOST_DEFERRED: u32 = 128;
 
 /// A commit as entries for the log.
 pub struct Captured {
@@ -56,8 +60,9 @@ struct Chunk {
 
 impl PageStore {
     /// Makes an entry of what the writer has committed since the last call; `None`
-    /// if nothing changed. Call it after each COMMIT and before the next BEGIN, and
-    /// propose all its parts, in order.
+    /// if nothing changed. Call it, or [`PageStore::defer`], after each COMMIT and
+    /// before the next one, and propose all its parts, in order. The writer may have a
+    /// transaction open: what it has not committed is no part of it.
     ///
     /// The commit is in flight until [`PageStore::apply`] gets its last part back
     /// from the log, or something else that takes its place.
@@ -74,7 +79,9 @@ impl PageStore {
             return Err(PagesError::Uncaptured);
         }
         let parent = self.tip();
-        let Some(change) = self.absorb()? else { return Ok(None) };
+        let absorbed = self.absorb()?;
+        self.deferred = false;
+        let Some(change) = absorbed else { return Ok(None) };
         let pages = changed_pages(&change, &self.index);
         self.in_flight.push_back(InFlight { change, entry: None });
         if ticket != self.writer {
@@ -98,6 +105,18 @@ impl PageStore {
             last.entry = Some(Captive { position, snapshot });
         }
         Ok(Some(Captured { position, parts }))
+    }
+
+    /// Leaves what the writer has committed to the next capture, which makes one entry
+    /// of all that was left to it. Says no if that would be much; then capture it now.
+    ///
+    /// # Errors
+    /// SQLite could not count what was committed.
+    pub fn defer(&mut self) -> Result<bool, PagesError> {
+        self.usable()?;
+        let frames = wal_frames(&self.observer, &self.files.main)?;
+        self.deferred = true;
+        Ok(frames.saturating_sub(self.index.frames) <= MOST_DEFERRED)
     }
 
     /// The first entry of a new primary, for the epoch (its Raft term). Once
@@ -178,7 +197,7 @@ impl Parts {
     }
 
     /// How many parts there are in all.
-    pub fn count(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.sums.len()
     }
 

@@ -57,7 +57,7 @@ impl PageStore {
     /// As [`PageStore::checkpoint_if_due`].
     pub fn checkpoint(&mut self) -> Result<Checkpoint, PagesError> {
         self.usable()?;
-        if !self.in_flight.is_empty() {
+        if !self.in_flight.is_empty() || self.deferred {
             return Ok(Checkpoint::InFlight);
         }
         let done = match self.checkpoint_settled() {

@@ -61,6 +61,7 @@ impl PageStore {
             position: marker.position,
             applied_index: marker.log_index,
             in_flight: VecDeque::new(),
+            deferred: false,
             spool,
             writer: WriterTicket(0),
             marker,

@@ -230,6 +230,7 @@ impl PageStore {
         (self.applier, self.observer, self.pin) = (open.applier, open.observer, open.pin);
         (self.position, self.applied_index) = (header.position, header.log_index);
         self.in_flight.clear();
+        self.deferred = false;
         self.retry = None;
         self.writer.0 += 1;
         self.set_gate(Some(open.snapshot));

@@ -123,6 +123,9 @@ pub struct PageStore {
     pub(crate) position: Position,
     pub(crate) applied_index: u64,
     pub(crate) in_flight: VecDeque<InFlight>,
+    /// The writer has committed something that [`PageStore::defer`] left to the next
+    /// capture.
+    pub(crate) deferred: bool,
     pub(crate) spool: Spool,
     pub(crate) writer: WriterTicket,
     /// The durable marker.

@@ -25,6 +25,7 @@ impl PageStore {
         {
             self.in_flight.push_back(InFlight { change, entry: None });
         }
+        self.deferred = false;
         let undone = self.in_flight.len();
         if undone == 0 {
             return Ok(0);

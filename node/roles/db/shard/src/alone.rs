@@ -24,7 +24,7 @@ impl Writer {
     ) {
         let core = Arc::clone(&self.core);
         let Connected { executor, ticket, .. } = self.connected();
-        let (result, stopped, captured) = {
+        let committed = {
             // The store must not work on the file while something is committed to it.
             let mut store = match core.store() {
                 Ok(store) => store,
@@ -41,18 +41,20 @@ impl Writer {
                 // Its result says what went wrong; nothing is committed by this.
                 let _ = executor.connection().execute_batch("ROLLBACK");
             }
-            (result, stopped, store.capture(*ticket, epoch))
+            let result = match (result, stopped) {
+                (_, Some(stopped)) => Err(stopped.error()),
+                (Err(_), None) => Err(panicked()),
+                (Ok(result), None) => Ok(result),
+            };
+            let kept = result.is_ok();
+            let answer = Box::new(move |settled: Answer<Token>| {
+                // Whoever asked may have gone.
+                let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
+            });
+            core.capture(&mut store, *ticket, epoch, vec![Waiting { kept, answer }])
         };
-        let result = match (result, stopped) {
-            (_, Some(stopped)) => Err(stopped.error()),
-            (Err(_), None) => Err(panicked()),
-            (Ok(result), None) => Ok(result),
-        };
-        let kept = result.is_ok();
-        let answer = Box::new(move |settled: Answer<Token>| {
-            // Whoever asked may have gone.
-            let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
-        });
-        self.captured(captured, epoch, vec![Waiting { kept, answer }]);
+        if let Err(failed) = committed {
+            self.take_back(failed);
+        }
     }
 }

@@ -47,7 +47,6 @@ impl Writer {
         if length == Length::Short {
             if let Some(job) = job.take() {
                 self.batch_of(job, true, epoch);
-                self.send(false);
             }
             self.hand_on();
         } else {

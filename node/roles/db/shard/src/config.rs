@@ -86,6 +86,11 @@ pub struct Limits {
     pub batch_time: Duration,
     /// How many batches may be executed and not yet on a quorum.
     pub in_flight: usize,
+    /// Once so many batches are in flight, what is committed waits a moment for what is
+    /// committed next, and becomes a batch together with it.
+    pub pipeline: usize,
+    /// How long it waits at most.
+    pub defer: Duration,
     /// How long a proposal may take before nobody waits for it any more.
     pub propose: Duration,
     /// How long an interactive transaction may wait for its client while others
@@ -120,6 +125,8 @@ impl Default for Limits {
             batch_jobs: 256,
             batch_time: Duration::from_millis(5),
             in_flight: 16,
+            pipeline: 2,
+            defer: Duration::from_millis(2),
             propose: Duration::from_secs(30),
             transaction_idle: Duration::from_secs(10),
             transaction_time: Duration::from_secs(60),

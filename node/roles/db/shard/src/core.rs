@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use rung_consensus::OwnCopy;
-use rung_pages::{Gate, PageStore, PagesError, Position};
+use rung_pages::{Gate, Load, PageStore, PagesError, Position};
 use rung_proto::NodeId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::archive::Hold;
 use crate::config::{Limits, ShardConfig};
 use crate::error::ShardError;
 use crate::in_flight::InFlight;
 use crate::job::{Answer, Job, JobKind};
+use crate::outbox::Outbox;
 use crate::readers::Readers;
 use crate::scrub::Scrubbed;
 use crate::status::{CopyState, Stop};
@@ -48,7 +48,7 @@ pub(crate) struct Core {
     pub settled: watch::Sender<Token>,
     pub state: watch::Sender<CopyState>,
     pub readers: Arc<Readers>,
-    pub proposals: mpsc::Sender<Proposal>,
+    pub outbox: Outbox,
     pub counts: Counts,
 }
 
@@ -78,12 +78,6 @@ pub(crate) struct Counts {
     pub wal_bytes: AtomicU64,
     /// Milliseconds since 1970.
     pub newest_entry_ms: AtomicU64,
-}
-
-/// An entry to propose.
-pub(crate) struct Proposal {
-    pub position: Position,
-    pub payload: Bytes,
 }
 
 /// Where the file is in the log.
@@ -189,6 +183,11 @@ impl Desk {
         self.epoch().filter(|epoch| room && !waits && self.may_go_on(*epoch))
     }
 
+    /// Whether what is committed now does best to wait for what is committed next.
+    pub fn is_log_busy(&self, limits: &Limits) -> bool {
+        self.in_flight.len() >= limits.pipeline
+    }
+
     /// Whether everything that was executed is settled.
     pub fn is_settled(&self) -> bool {
         self.in_flight.is_empty() && !self.undo
@@ -218,11 +217,7 @@ impl Desk {
 
 impl Core {
     /// A copy that follows nobody yet.
-    pub fn new(
-        config: ShardConfig,
-        store: PageStore,
-        proposals: mpsc::Sender<Proposal>,
-    ) -> Arc<Self> {
+    pub fn new(config: ShardConfig, store: PageStore) -> Arc<Self> {
         let position = store.position();
         // The term of the last entry is the epoch of the position that it made.
         let place = (position.sequence > 0).then(|| rung_consensus::Position {
@@ -249,7 +244,7 @@ impl Core {
             settled: watch::Sender::new(token_of(&config, &position)),
             state: watch::Sender::new(desk.state.clone()),
             desk: Mutex::new(desk),
-            proposals,
+            outbox: Outbox::default(),
             counts: Counts::default(),
             config,
         })
@@ -340,7 +335,7 @@ impl Core {
 
     /// Changes what the copy does, and answers those who cannot wait any longer.
     pub fn set_state(&self, state: CopyState) {
-        let (refused, waiting) = {
+        let (refused, lost, waiting) = {
             let mut desk = self.desk();
             if desk.state == state || matches!(desk.state, CopyState::Stopped(_)) {
                 return;
@@ -355,11 +350,14 @@ impl Core {
                 Some(error) => desk.queue.drain(..).map(|job| (job, error.clone())).collect(),
                 None => Vec::new(),
             };
-            (refused, if ends { desk.in_flight.take_all() } else { Vec::new() })
+            // What has no position was never proposed, and nobody proposes any more.
+            let lost = if ends { desk.in_flight.take_back() } else { Vec::new() };
+            (refused, lost, if ends { desk.in_flight.take_all() } else { Vec::new() })
         };
         self.state.send_replace(state);
         self.bell.notify_all();
         refused.into_iter().for_each(|(job, error)| job.refuse(error));
+        lost.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
         waiting.into_iter().for_each(|waiting| waiting.fail(ShardError::OutcomeUnknown));
     }
 
@@ -385,16 +383,21 @@ impl Core {
     pub fn settle(&self, position: &Position) {
         let token = self.token(position);
         self.settled.send_replace(token);
-        let (outcome, waits) = {
+        let (outcome, waits, is_due) = {
             let mut desk = self.desk();
             let outcome = desk.in_flight.settle(position);
             if desk.in_flight.is_empty() {
                 desk.undone = false;
             }
-            (outcome, desk.writer_is_wanted())
+            let is_due =
+                desk.in_flight.deferred().is_some() && !desk.is_log_busy(&self.config.limits);
+            (outcome, desk.writer_is_wanted(), is_due)
         };
         if waits {
             self.bell.notify_all();
+        }
+        if is_due {
+            self.outbox.ring();
         }
         let writes = outcome.settled.iter().filter(|waiting| waiting.kept).count();
         self.counts.writes.fetch_add(writes as u64, Ordering::Relaxed);
@@ -406,16 +409,19 @@ impl Core {
     pub fn restored(&self, position: &Position) {
         let token = self.token(position);
         self.settled.send_replace(token);
-        let (settled, unknown) = {
+        let (lost, (settled, unknown)) = {
             let mut desk = self.desk();
+            // What had no position was never proposed.
+            let lost = desk.in_flight.take_back();
             let waiting = desk.in_flight.restored(position);
             if desk.in_flight.is_empty() {
                 desk.undone = false;
             }
-            waiting
+            (lost, waiting)
         };
         self.bell.notify_all();
         settled.into_iter().for_each(|waiting| (waiting.answer)(Ok(token)));
+        lost.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
         unknown.into_iter().for_each(|waiting| waiting.fail(ShardError::OutcomeUnknown));
     }
 
@@ -454,6 +460,10 @@ impl Core {
         let Ok(store) = self.store() else { return };
         let load = store.load();
         drop(store);
+        self.note_load(&load);
+    }
+
+    pub fn note_load(&self, load: &Load) {
         self.counts.wal_bytes.store(load.wal_bytes, Ordering::Relaxed);
         let need = match (load.checkpoint_due, load.stop_writing) {
             (true, true) => CheckpointNeed::Must,

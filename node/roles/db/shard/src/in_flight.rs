@@ -2,12 +2,17 @@
 //! positions, each with those who wait for it.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
-use rung_pages::Position;
+use rung_pages::{Position, WriterTicket};
+
+use crate::outbox::Deferred;
 
 /// Batches that wait to be settled.
 pub(crate) struct InFlight<A> {
     batches: VecDeque<Batch<A>>,
+    /// What was committed on top of them and has no position yet.
+    deferred: Option<Deferred<A>>,
 }
 
 struct Batch<A> {
@@ -25,17 +30,44 @@ pub(crate) struct Outcome<A> {
 
 impl<A> Default for InFlight<A> {
     fn default() -> Self {
-        Self { batches: VecDeque::new() }
+        Self { batches: VecDeque::new(), deferred: None }
     }
 }
 
 impl<A> InFlight<A> {
+    /// How many batches have a position.
     pub fn len(&self) -> usize {
         self.batches.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.batches.is_empty() && self.deferred.is_none()
+    }
+
+    pub fn contains(&self, position: &Position) -> bool {
+        self.batches.iter().any(|batch| batch.position == *position)
+    }
+
+    /// Something was committed that becomes a batch later, with what else does.
+    pub fn defer(&mut self, ticket: WriterTicket, epoch: u64, waiting: Vec<A>) {
+        let since = Instant::now();
+        let new = || Deferred { ticket, epoch, since, waiting: Vec::new() };
+        let deferred = self.deferred.get_or_insert_with(new);
+        (deferred.ticket, deferred.epoch) = (ticket, epoch);
+        deferred.waiting.extend(waiting);
+    }
+
+    pub fn deferred(&self) -> Option<&Deferred<A>> {
+        self.deferred.as_ref()
+    }
+
+    pub fn take_deferred(&mut self) -> Option<Deferred<A>> {
+        self.deferred.take()
+    }
+
+    /// Those who wait for what has no position yet, once it is taken back.
+    pub fn take_back(&mut self) -> Vec<A> {
+        self.deferred.take().map_or(Vec::new(), |deferred| deferred.waiting)
     }
 
     /// A batch was executed on top of all others.
@@ -43,12 +75,13 @@ impl<A> InFlight<A> {
         self.batches.push_back(Batch { position, waiting });
     }
 
-    /// Those who have seen the state after the last batch wait for it too. They are
+    /// Those who have seen the state after the last commit wait for it too. They are
     /// given back when there is nothing to wait for.
     pub fn attach(&mut self, waiting: Vec<A>) -> Result<(), Vec<A>> {
-        match self.batches.back_mut() {
+        let last = self.batches.back_mut().map(|last| &mut last.waiting);
+        match self.deferred.as_mut().map(|deferred| &mut deferred.waiting).or(last) {
             Some(last) => {
-                last.waiting.extend(waiting);
+                last.extend(waiting);
                 Ok(())
             }
             None => Err(waiting),
@@ -71,7 +104,7 @@ impl<A> InFlight<A> {
     /// A snapshot took the place of everything. It holds the batch whose position it
     /// has, and those before it; those behind it may still come. If it has another
     /// position, nobody can tell which batches are part of its history: the second are
-    /// those who wait for any of them.
+    /// those who wait for any of them. Call [`InFlight::take_back`] first.
     pub fn restored(&mut self, position: &Position) -> (Vec<A>, Vec<A>) {
         match self.batches.iter().position(|batch| batch.position == *position) {
             Some(at) => (self.batches.drain(..=at).flat_map(|it| it.waiting).collect(), Vec::new()),
@@ -84,11 +117,15 @@ impl<A> InFlight<A> {
         let at = self.batches.iter().position(|batch| batch.position == *position)?;
         let mut refused = self.batches.split_off(at);
         let first = refused.pop_front().map_or(Vec::new(), |batch| batch.waiting);
-        Some((first, refused.into_iter().flat_map(|batch| batch.waiting).collect()))
+        let mut later: Vec<A> = refused.into_iter().flat_map(|batch| batch.waiting).collect();
+        later.extend(self.take_back());
+        Some((first, later))
     }
 
     pub fn take_all(&mut self) -> Vec<A> {
-        self.batches.drain(..).flat_map(|batch| batch.waiting).collect()
+        let mut all: Vec<A> = self.batches.drain(..).flat_map(|batch| batch.waiting).collect();
+        all.extend(self.take_back());
+        all
     }
 }
 

@@ -15,7 +15,7 @@ use crate::core::Core;
 use crate::error::ShardError;
 use crate::job::{self, Answer, Once, Stage};
 use crate::token::Token;
-use crate::transaction::{Step, until_settled};
+use crate::transaction::{Part, Step, until_settled};
 use crate::turn::{Length, Stopped, Turn};
 use crate::writer::Writer;
 
@@ -45,9 +45,13 @@ impl Drop for Handle {
 /// An open transaction of one client. It holds the shard's writer: everybody else
 /// who writes waits for its end. Dropping it rolls it back.
 ///
-/// It sees what was executed before it, be it on a quorum or not; but no result of
-/// it leaves before what it saw is.
-pub struct WriteTransaction(pub(crate) Handle);
+/// It sees what was committed before it, be it on a quorum or not; but no result of
+/// it leaves before what it saw is, unless it [reads
+/// uncommitted](WriteTransaction::read_uncommitted).
+pub struct WriteTransaction {
+    handle: Handle,
+    reads_uncommitted: bool,
+}
 
 /// What became of a part that was tried on the client's thread.
 enum Tried<R> {
@@ -57,6 +61,17 @@ enum Tried<R> {
 }
 
 impl WriteTransaction {
+    pub(crate) fn new(handle: Handle) -> Self {
+        Self { handle, reads_uncommitted: false }
+    }
+
+    /// From now on its statements are answered at once, also on what is on no quorum
+    /// yet. If that is lost, so is this transaction. Its commit is answered as that of
+    /// any other.
+    pub fn read_uncommitted(&mut self) {
+        self.reads_uncommitted = true;
+    }
+
     /// Executes a part of the transaction on the writer's thread. Savepoints are
     /// statements of the work. Each statement of it is atomic; what to do after an
     /// error is up to the caller.
@@ -72,8 +87,10 @@ impl WriteTransaction {
         let until = Instant::now() + deadline;
         let (reply, answer) = oneshot::channel();
         let work: Once = Box::new(move |executor| Box::new(work(executor)));
-        self.0.step(Step::Run(work, until, cancel.clone(), reply))?;
-        let result = self.0.wait(answer, until, cancel.clone()).await?;
+        let reads_uncommitted = self.reads_uncommitted;
+        let part = Part { work, until, cancel: cancel.clone(), reads_uncommitted, reply };
+        self.handle.step(Step::Run(part))?;
+        let result = self.handle.wait(answer, until, cancel.clone()).await?;
         Ok(*result.downcast::<R>().expect("the result is of the work's own type"))
     }
 
@@ -91,11 +108,13 @@ impl WriteTransaction {
         mut work: impl FnMut(&mut Executor, &Turn) -> R + Send + 'static,
     ) -> Result<R, ShardError> {
         let until = Instant::now() + deadline;
-        let Tried::Done(result) = self.0.run_here(until, cancel, length, &mut work)? else {
+        let Tried::Done(result) = self.handle.run_here(until, cancel, length, &mut work)? else {
             return self.run(deadline, cancel, move |it| work(it, &Turn::new(true))).await;
         };
-        if let Some(settled) = until_settled(&self.0.core) {
-            self.0.wait(settled, until, cancel.clone()).await?;
+        if !self.reads_uncommitted
+            && let Some(settled) = until_settled(&self.handle.core)
+        {
+            self.handle.wait(settled, until, cancel.clone()).await?;
         }
         result
     }
@@ -108,25 +127,24 @@ impl WriteTransaction {
     pub async fn commit(self, deadline: Duration) -> Result<Token, ShardError> {
         let until = Instant::now() + deadline;
         let (reply, answer) = oneshot::channel();
-        match self.0.take_short() {
+        match self.handle.take_short() {
             Some((mut writer, epoch)) => {
                 writer.commit_transaction(epoch, reply);
-                writer.send(false);
                 writer.end(ShardError::Lost);
             }
-            None => self.0.step(Step::Commit(reply))?,
+            None => self.handle.step(Step::Commit(reply))?,
         }
-        self.0.wait(answer, until, Cancel::new()).await
+        self.handle.wait(answer, until, Cancel::new()).await
     }
 
     /// Takes everything back.
     pub async fn rollback(self) {
-        if let Some((writer, _)) = self.0.take_short() {
+        if let Some((writer, _)) = self.handle.take_short() {
             writer.end(ShardError::Lost);
             return;
         }
         let (reply, answer) = oneshot::channel();
-        if self.0.step(Step::Rollback(reply)).is_ok() {
+        if self.handle.step(Step::Rollback(reply)).is_ok() {
             // Either way it is rolled back.
             let _ = answer.await;
         }

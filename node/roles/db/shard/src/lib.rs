@@ -28,6 +28,7 @@ mod in_flight;
 mod interactive;
 mod job;
 mod machine;
+mod outbox;
 mod payload;
 mod propose;
 mod read;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use rung_consensus::{Applied, Group, ProposeError};
 use rung_pages::Position;
-use tokio::sync::mpsc;
 
-use crate::core::{Core, Proposal};
+use crate::core::Core;
 use crate::error::ShardError;
-use crate::payload::SKIPPED;
+use crate::outbox::Entry;
+use crate::payload::{self, SKIPPED};
 use crate::status::CopyState;
 
 /// How many entries may be under way: parts of a large transaction among them.
@@ -21,26 +21,29 @@ const UNDER_WAY: usize = 32;
 
 type Proposed = (Position, Result<Applied, ProposeError>);
 
-/// Proposes what the writer has executed, until the copy is closed or stops.
-pub(crate) async fn propose_all(
-    core: Arc<Core>,
-    group: Group,
-    mut proposals: mpsc::Receiver<Proposal>,
-) {
+/// A part of an entry.
+struct Proposal {
+    position: Position,
+    payload: Bytes,
+}
+
+/// Proposes what was committed, until the copy is closed or stops.
+pub(crate) async fn propose_all(core: Arc<Core>, group: Group) {
     let mut under_way: FuturesUnordered<BoxFuture<'static, Proposed>> = FuturesUnordered::new();
-    // The copy itself keeps a sender, so the channel does not end by itself.
     let mut state = core.state.subscribe();
     let stopped = async {
         // Either way nobody proposes any more.
         let _ = state.wait_for(|state| matches!(state, CopyState::Stopped(_))).await;
     };
     let mut stopped = pin!(stopped);
+    let proposals = stream::unfold(None, |entry| next_part(&core, entry));
+    let mut proposals = pin!(proposals);
     loop {
         tokio::select! {
             biased;
             () = &mut stopped => return,
             Some(proposed) = under_way.next(), if !under_way.is_empty() => note(&core, proposed),
-            proposal = proposals.recv(), if under_way.len() < UNDER_WAY => {
+            proposal = proposals.next(), if under_way.len() < UNDER_WAY => {
                 let Some(proposal) = proposal else { return };
                 #[cfg(feature = "simulation")]
                 linger(&core, &proposal).await;
@@ -52,6 +55,77 @@ pub(crate) async fn propose_all(
                 }
             }
         }
+    }
+}
+
+/// Waits for the next part of this entry, or of the one after it.
+async fn next_part(
+    core: &Arc<Core>,
+    mut entry: Option<Entry>,
+) -> Option<(Proposal, Option<Entry>)> {
+    loop {
+        if let Some(begun) = entry.filter(|entry| entry.parts.left() > 0)
+            && let Some(part) = part_of(core, begun).await
+        {
+            return Some(part);
+        }
+        entry = core.outbox.take();
+        if entry.is_none() {
+            wait_for_commits(core).await;
+        }
+    }
+}
+
+/// The next part of an entry, unless it is known that it will never be applied.
+async fn part_of(core: &Arc<Core>, mut entry: Entry) -> Option<(Proposal, Option<Entry>)> {
+    if !core.desk().in_flight.contains(&entry.position) {
+        return None;
+    }
+    let encode = |mut entry: Entry| {
+        let part = entry.parts.next();
+        let part = part.map(|part| part.map(|part| payload::encode(entry.epoch, &part)));
+        (part, entry)
+    };
+    let position = entry.position;
+    let encoded;
+    if entry.parts.total() == 1 {
+        (encoded, entry) = encode(entry);
+    } else {
+        // There are many pages to read and to compress.
+        (encoded, entry) = tokio::task::spawn_blocking(move || encode(entry)).await.ok()?;
+    }
+    match encoded? {
+        Ok(payload) => Some((Proposal { position, payload }, Some(entry))),
+        Err(error) => {
+            core.refuse(&position, ShardError::Failed(error.to_string()));
+            None
+        }
+    }
+}
+
+/// Makes an entry of what was deferred when it is time for it, or waits until there is
+/// one or it is time.
+async fn wait_for_commits(core: &Arc<Core>) {
+    let limits = &core.config.limits;
+    let due = {
+        let desk = core.desk();
+        let since = desk.in_flight.deferred().map(|deferred| deferred.since);
+        let is_busy = desk.is_log_busy(limits);
+        since.map(|since| if is_busy { since + limits.defer } else { since })
+    };
+    if due.is_none_or(|due| std::time::Instant::now() < due) {
+        return core.outbox.rung(due).await;
+    }
+    let is_free = core.store_at_once().map(|mut store| core.capture_deferred(&mut store));
+    if is_free.is_none() {
+        let core = Arc::clone(core);
+        let captured = tokio::task::spawn_blocking(move || {
+            if let Ok(mut store) = core.store() {
+                core.capture_deferred(&mut store);
+            }
+        });
+        // It fails only when the program ends.
+        let _ = captured.await;
     }
 }
 

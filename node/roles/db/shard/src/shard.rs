@@ -10,7 +10,7 @@ use rung_consensus::{Consensus, Group, OpenError, Position};
 use rung_pages::{MAX_PART_BYTES, Options, PageStore};
 use rung_proto::NodeId;
 use rung_sql::Executor;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::cancel::Cancel;
 use crate::config::{First, ShardConfig};
@@ -45,8 +45,6 @@ impl std::fmt::Debug for Shard {
     }
 }
 
-/// Proposals that the writer may have made and the group has not seen.
-const PROPOSALS: usize = 8;
 /// How long reads, which are interrupted, are waited for when a copy is closed.
 const READERS: Duration = Duration::from_secs(2);
 /// How long writes wait for a copy that was elected.
@@ -66,8 +64,7 @@ impl Shard {
         let least = MAX_PART_BYTES + payload::HEADER;
         config.group.max_payload = config.group.max_payload.max(least);
         let group = config.group.clone();
-        let (proposals, proposed) = mpsc::channel(PROPOSALS);
-        let core = tokio::task::spawn_blocking(move || open_core(config, proposals)).await;
+        let core = tokio::task::spawn_blocking(move || open_core(config)).await;
         let failed = |what: String| OpenError::Failed { group: group.group, what };
         let core = core.map_err(|error| failed(error.to_string()))??;
         let machine = Machine(Arc::clone(&core));
@@ -90,7 +87,7 @@ impl Shard {
                 return Err(OpenError::Failed { group: group.id(), what: error.to_string() });
             }
         };
-        tokio::spawn(propose::propose_all(Arc::clone(&core), group.clone(), proposed));
+        tokio::spawn(propose::propose_all(Arc::clone(&core), group.clone()));
         tokio::spawn(take_over::follow_group(Arc::clone(&core), group.clone()));
         Ok(Shard(Arc::new(Inner {
             core,
@@ -278,11 +275,11 @@ impl Shard {
         cancel: &Cancel,
     ) -> Result<WriteTransaction, ShardError> {
         if let Some((writer, epoch)) = Writer::take_free(&self.0.core, |_| true) {
-            return writer.open_here(epoch).map(WriteTransaction);
+            return writer.open_here(epoch).map(WriteTransaction::new);
         }
         let (reply, answer) = oneshot::channel();
         let handle = self.submit(deadline, cancel, JobKind::Begin(reply), answer).await?;
-        Ok(WriteTransaction(handle))
+        Ok(WriteTransaction::new(handle))
     }
 
     /// Executes what cannot be part of a transaction, such as VACUUM, while nothing
@@ -359,10 +356,7 @@ fn unboxed<R: 'static>(result: Boxed) -> R {
     *result.downcast::<R>().expect("the result is of the work's own type")
 }
 
-fn open_core(
-    config: ShardConfig,
-    proposals: mpsc::Sender<crate::core::Proposal>,
-) -> Result<Arc<Core>, OpenError> {
+fn open_core(config: ShardConfig) -> Result<Arc<Core>, OpenError> {
     let options = Options {
         checkpoint_bytes: config.limits.checkpoint_bytes,
         #[cfg(feature = "simulation")]
@@ -378,5 +372,5 @@ fn open_core(
             _ => OpenError::Failed { group, what },
         }
     })?;
-    Ok(Core::new(config, store, proposals))
+    Ok(Core::new(config, store))
 }

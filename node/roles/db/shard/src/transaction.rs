@@ -18,9 +18,19 @@ use crate::writer::Writer;
 
 /// What the writer's thread is asked to do next in the open transaction.
 pub(crate) enum Step {
-    Run(Once, Instant, Cancel, Reply<Boxed>),
+    Run(Part),
     Commit(Reply<Token>),
     Rollback(Reply<()>),
+}
+
+/// Some of its statements.
+pub(crate) struct Part {
+    pub work: Once,
+    pub until: Instant,
+    pub cancel: Cancel,
+    /// It is answered before what it saw is settled.
+    pub reads_uncommitted: bool,
+    pub reply: Reply<Boxed>,
 }
 
 /// The open transaction.
@@ -197,10 +207,9 @@ impl Writer {
             }
             Step::Commit(reply) => {
                 self.commit_transaction(epoch, reply);
-                self.send(true);
                 self.end(ShardError::Lost);
             }
-            Step::Run(work, until, cancel, reply) => {
+            Step::Run(Part { work, until, cancel, reads_uncommitted, reply }) => {
                 let core = Arc::clone(&self.core);
                 let began = Instant::now();
                 let result = self.run_step(work, until, cancel);
@@ -208,9 +217,13 @@ impl Writer {
                     Some(why) => self.end(why),
                     None => self.put_back(began.elapsed()),
                 }
-                // The client may go on with the writer once it is answered.
+                // The client may go on with the writer once it is answered. Whoever asked
+                // may have gone.
+                if reads_uncommitted {
+                    let _ = reply.send(result);
+                    return;
+                }
                 let answer = Box::new(move |settled: Answer<Token>| {
-                    // Whoever asked may have gone.
                     let _ = reply.send(settled.and(result));
                 });
                 core.answer_after_last(vec![Waiting { kept: false, answer }]);

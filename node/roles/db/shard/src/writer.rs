@@ -4,15 +4,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use rung_pages::{Captured, Checkpoint, PageStore, PagesError, Parts, Position, WriterTicket};
+use rung_pages::{Checkpoint, PageStore, PagesError, WriterTicket};
 use rung_sql::Executor;
 
 use crate::batch::sqlite_error;
-use crate::core::{CheckpointNeed, Core, Desk, Proposal, Waiting, stop_for};
+use crate::core::{CheckpointNeed, Core, Desk, Waiting, stop_for};
 use crate::error::ShardError;
 use crate::interactive::Handle;
 use crate::job::{Job, JobKind, Reply};
-use crate::payload;
+use crate::outbox::NotCaptured;
 use crate::status::Stop;
 use crate::transaction::Wanted;
 use crate::write_lock::Held;
@@ -37,21 +37,11 @@ pub(crate) struct Writer {
     pub core: Arc<Core>,
     connected: Option<Connected>,
     lock: Option<Held>,
-    /// What was committed and is not yet given to the log.
-    unsent: Option<Unsent>,
-}
-
-/// The rest of a commit on its way to the log.
-struct Unsent {
-    epoch: u64,
-    position: Position,
-    parts: Parts,
 }
 
 enum Next {
     Execute(Box<Writer>, Job, u64),
     Transaction(Wanted, u64),
-    Send(Box<Writer>),
     Undo(Box<Writer>),
     Checkpoint(Box<Writer>, CheckpointNeed),
     Close,
@@ -60,7 +50,7 @@ enum Next {
 /// Runs the writer's thread until the copy is closed. It executes what may take long
 /// and what has gathered in the queue; the rest is done by those who want it.
 pub(crate) fn run(core: Arc<Core>) {
-    let writer = Writer { core: Arc::clone(&core), connected: None, lock: None, unsent: None };
+    let writer = Writer { core: Arc::clone(&core), connected: None, lock: None };
     core.desk().writer = Some(Box::new(writer));
     loop {
         match next(&core) {
@@ -68,10 +58,6 @@ pub(crate) fn run(core: Arc<Core>) {
             Next::Transaction(Wanted::Step(writer, step), epoch) => writer.step(step, epoch),
             Next::Transaction(Wanted::End(writer, why), _) => writer.end(why),
             Next::Transaction(Wanted::Wait(_), _) => {}
-            Next::Send(mut writer) => {
-                writer.send(true);
-                writer.rest();
-            }
             Next::Undo(writer) => writer.undo(),
             Next::Checkpoint(writer, need) => writer.checkpoint(need),
             Next::Close => return,
@@ -116,9 +102,6 @@ fn next_job(core: &Core, desk: &mut Desk) -> Option<Next> {
     if desk.closes {
         return Some(Next::Close);
     }
-    if writer.unsent.is_some() {
-        return Some(Next::Send(writer));
-    }
     if desk.undo {
         return Some(Next::Undo(writer));
     }
@@ -156,7 +139,7 @@ impl Writer {
     fn is_ready(&self) -> bool {
         let history = self.core.history.load(Ordering::Acquire);
         let ready = |it: &Connected| it.history == history && it.is_installed;
-        self.unsent.is_none() && self.connected.as_ref().is_some_and(ready)
+        self.connected.as_ref().is_some_and(ready)
     }
 
     fn execute(mut self: Box<Self>, job: Job, epoch: u64) {
@@ -179,7 +162,6 @@ impl Writer {
                 }
             }
         }
-        self.send(true);
         self.rest();
     }
 
@@ -189,7 +171,7 @@ impl Writer {
         core.meter.rest();
         self.lock = None;
         let mut desk = core.desk();
-        let wanted = self.unsent.is_some() || desk.writer_is_wanted();
+        let wanted = desk.writer_is_wanted();
         desk.writer = Some(self);
         drop(desk);
         if wanted {
@@ -238,7 +220,6 @@ impl Writer {
             Ok(()) => {
                 connected.is_installed = true;
                 self.commit(epoch, Vec::new());
-                self.send(true);
                 // If it could not become an entry, it was taken back.
                 if self.is_connected() { Ok(()) } else { Err(ShardError::Lost) }
             }
@@ -263,20 +244,24 @@ impl Writer {
     pub fn commit(&mut self, epoch: u64, waiting: Vec<Waiting>) {
         let core = Arc::clone(&self.core);
         let Connected { executor, ticket, .. } = self.connected();
-        let captured = {
+        let committed = {
             // The store must not work on the file while something is committed to it.
             let mut store = match core.store() {
                 Ok(store) => store,
-                Err(error) => return self.captured(Err(error), epoch, waiting),
+                Err(error) => return self.take_back(NotCaptured { error, waiting }),
             };
             let connection = executor.connection();
             let committed =
                 connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
-            committed.map(|_| store.capture(*ticket, epoch))
+            match committed {
+                Ok(_) => Ok(core.committed(&mut store, *ticket, epoch, waiting)),
+                Err(error) => Err((error, waiting)),
+            }
         };
-        match captured {
-            Ok(captured) => self.captured(captured, epoch, waiting),
-            Err(error) => {
+        match committed {
+            Ok(Ok(())) => {}
+            Ok(Err(failed)) => self.take_back(failed),
+            Err((error, waiting)) => {
                 tracing::warn!(%error, "a transaction could not be committed");
                 self.roll_back();
                 waiting.into_iter().for_each(|one| one.fail(sqlite_error(&error)));
@@ -302,67 +287,11 @@ impl Writer {
         }
     }
 
-    /// A commit has become an entry, or not.
-    pub fn captured(
-        &mut self,
-        captured: Result<Option<Captured>, PagesError>,
-        epoch: u64,
-        waiting: Vec<Waiting>,
-    ) {
+    /// A commit could not become an entry.
+    pub fn take_back(&mut self, failed: NotCaptured) {
+        self.undo_now();
         let core = Arc::clone(&self.core);
-        core.note_checkpoint();
-        match captured {
-            Ok(None) => core.answer_after_last(waiting),
-            Ok(Some(captured)) => self.propose(captured, epoch, waiting),
-            Err(error) => {
-                tracing::warn!(%error, "a commit could not become an entry");
-                let told = capture_error(&core, &error);
-                self.undo_now();
-                waiting.into_iter().for_each(|waiting| waiting.fail(told.clone()));
-            }
-        }
-    }
-
-    /// A commit goes to the log, with [`Writer::send`].
-    fn propose(&mut self, captured: Captured, epoch: u64, waiting: Vec<Waiting>) {
-        let core = Arc::clone(&self.core);
-        let Captured { position, parts } = captured;
-        core.counts.batches.fetch_add(1, Ordering::Relaxed);
-        #[cfg(feature = "simulation")]
-        let waiting = acknowledge_early(&core, &position, waiting);
-        core.desk().in_flight.push(position, waiting);
-        self.unsent = Some(Unsent { epoch, position, parts });
-    }
-
-    /// Gives what was committed to the log; without waiting as much of it as there is
-    /// room for, and the writer's thread does the rest.
-    pub fn send(&mut self, may_wait: bool) {
-        let core = Arc::clone(&self.core);
-        while let Some(Unsent { epoch, position, parts }) = &mut self.unsent {
-            if parts.left() == 0 {
-                self.unsent = None;
-                return;
-            }
-            let permit = core.proposals.try_reserve().ok();
-            if permit.is_none() && !may_wait {
-                return;
-            }
-            let payload = match parts.next() {
-                Some(Ok(part)) => payload::encode(*epoch, &part),
-                Some(Err(error)) => {
-                    core.refuse(position, ShardError::Failed(error.to_string()));
-                    self.unsent = None;
-                    return;
-                }
-                None => return,
-            };
-            let proposal = Proposal { position: *position, payload };
-            match permit {
-                Some(permit) => permit.send(proposal),
-                // An error says that the copy is closed.
-                None => drop(core.proposals.blocking_send(proposal)),
-            }
-        }
+        failed.tell(&core);
     }
 
     fn undo(mut self: Box<Self>) {
@@ -378,9 +307,14 @@ impl Writer {
         self.core.history.fetch_add(1, Ordering::AcqRel);
         match undone {
             Ok(_) => {
-                let mut desk = self.core.desk();
-                desk.undo = false;
-                desk.undone = !desk.in_flight.is_empty();
+                let lost = {
+                    let mut desk = self.core.desk();
+                    let lost = desk.in_flight.take_back();
+                    desk.undo = false;
+                    desk.undone = !desk.in_flight.is_empty();
+                    lost
+                };
+                lost.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
             }
             Err(error) => {
                 self.core.stop(stop_for(&error));
@@ -424,20 +358,6 @@ impl Writer {
     }
 }
 
-/// What a test must notice.
-#[cfg(feature = "simulation")]
-fn acknowledge_early(
-    core: &Core,
-    position: &rung_pages::Position,
-    waiting: Vec<Waiting>,
-) -> Vec<Waiting> {
-    if !core.config.faults.acknowledge_early {
-        return waiting;
-    }
-    waiting.into_iter().for_each(|waiting| (waiting.answer)(Ok(core.token(position))));
-    Vec::new()
-}
-
 /// A checkpoint has made everything durable that was applied.
 fn note_durable(core: &Core, store: &PageStore) {
     let mut log = core.log();
@@ -465,21 +385,6 @@ fn take_next(queue: &mut std::collections::VecDeque<Job>) -> Option<Job> {
         let taken = queue.pop_front()?.take();
         if taken.is_some() {
             return taken;
-        }
-    }
-}
-
-/// What those are told whose commit could not become an entry; it is undone.
-fn capture_error(core: &Core, error: &PagesError) -> ShardError {
-    match error {
-        PagesError::DiskFull(_) => ShardError::DiskFull,
-        PagesError::NotPrimary { .. } | PagesError::Stale | PagesError::Uncaptured => {
-            ShardError::Lost
-        }
-        PagesError::TooLarge { .. } => ShardError::Failed(error.to_string()),
-        _ => {
-            core.stop(stop_for(error));
-            ShardError::Stopped(error.to_string())
         }
     }
 }

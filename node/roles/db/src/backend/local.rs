@@ -188,7 +188,7 @@ impl LocalSession {
                 self.transaction = Transaction::Snapshot(snapshot);
                 Ok(())
             }
-            Open::Writer { savepoints } => {
+            Open::Writer { savepoints, reads_uncommitted } => {
                 let seen = match &self.transaction {
                     Transaction::Snapshot(snapshot) => Some(snapshot.token()),
                     _ => None,
@@ -206,6 +206,9 @@ impl LocalSession {
                             "could not serialize access due to concurrent update",
                         ));
                     }
+                }
+                if reads_uncommitted {
+                    writer.read_uncommitted();
                 }
                 self.transaction = Transaction::Writer(writer);
                 for number in 0..savepoints {

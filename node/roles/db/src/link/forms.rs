@@ -209,8 +209,15 @@ fn level(form: LevelForm, token: Option<&str>) -> Option<Level> {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum OpenForm {
     Nothing,
-    Snapshot { level: LevelForm, token: Option<String> },
-    Writer { savepoints: u32 },
+    Snapshot {
+        level: LevelForm,
+        token: Option<String>,
+    },
+    Writer {
+        savepoints: u32,
+        #[serde(default)]
+        reads_uncommitted: bool,
+    },
 }
 
 impl From<Open> for OpenForm {
@@ -221,7 +228,9 @@ impl From<Open> for OpenForm {
                 let (level, token) = level_form(level);
                 OpenForm::Snapshot { level, token }
             }
-            Open::Writer { savepoints } => OpenForm::Writer { savepoints: savepoints as u32 },
+            Open::Writer { savepoints, reads_uncommitted } => {
+                OpenForm::Writer { savepoints: savepoints as u32, reads_uncommitted }
+            }
         }
     }
 }
@@ -232,7 +241,9 @@ fn open(form: &OpenForm) -> Option<Open> {
         OpenForm::Snapshot { level: form, token } => {
             Open::Snapshot(level(*form, token.as_deref())?)
         }
-        OpenForm::Writer { savepoints } => Open::Writer { savepoints: *savepoints as usize },
+        OpenForm::Writer { savepoints, reads_uncommitted } => {
+            Open::Writer { savepoints: *savepoints as usize, reads_uncommitted: *reads_uncommitted }
+        }
     })
 }
 

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rung_sql::{
-    CopyCommand, CopyDirection, CopyFormat, Description, Kind, SqlError, SqlState, Statement,
+    CopyCommand, CopyDirection, CopyFormat, Description, Isolation, Kind, SqlError, SqlState,
+    Statement,
 };
 
 use super::control::failed;
@@ -190,7 +191,10 @@ impl Session {
         match self.transaction.opened {
             Opened::Writer => Open::Nothing,
             Opened::Nothing | Opened::Snapshot => {
-                Open::Writer { savepoints: self.transaction.savepoints() }
+                let savepoints = self.transaction.savepoints();
+                let isolation = self.transaction.isolation;
+                let reads_uncommitted = isolation == Isolation::ReadUncommitted;
+                Open::Writer { savepoints, reads_uncommitted }
             }
         }
     }

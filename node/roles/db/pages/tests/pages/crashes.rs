@@ -82,6 +82,9 @@ impl World<'_> {
             let harmless = error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown);
             return if harmless { Ok(()) } else { Err(failure) };
         }
+        if self.random.random_range(0..4) == 0 && store.defer()? {
+            return if self.random.random() { self.catch_up() } else { Ok(()) };
+        }
         let parts = match store.capture(writer.ticket, self.epoch)? {
             Some(captured) => captured.parts.collect::<Result<Vec<_>, _>>(),
             None => return Ok(()),

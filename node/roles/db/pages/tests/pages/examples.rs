@@ -37,6 +37,52 @@ fn readers_see_a_commit_only_when_it_is_settled() {
 }
 
 #[test]
+fn deferred_commits_become_one_entry_beside_an_open_transaction() {
+    let mut group = Group::new(2, Options::default());
+    let primary = group.promote(0, 1);
+    group.run(&primary, TABLE);
+    let first = group.execute(&primary, "INSERT INTO t VALUES (1, 'first')");
+    for id in 2..4 {
+        let sql = format!("INSERT INTO t VALUES ({id}, 'deferred')");
+        primary.writer.connection.execute_batch(&sql).unwrap();
+        assert!(group.store(0).defer().unwrap());
+    }
+    let open = "BEGIN IMMEDIATE; INSERT INTO t SELECT value, hex(randomblob(99)) FROM series \
+                WHERE value > 10";
+    primary.writer.connection.execute_batch(open).unwrap();
+    // What is settled meanwhile is not in the way.
+    group.commit(first);
+    let together = group.capture(&primary);
+    assert_eq!(together.len(), 1);
+    primary.writer.connection.execute_batch("ROLLBACK").unwrap();
+    group.commit(together);
+    group.assert_equal();
+    assert_eq!(read::<i64>(group.store(1), "SELECT count(*) FROM t"), 3);
+    // Much is not deferred.
+    let much = "INSERT INTO t SELECT value, hex(randomblob(99)) FROM series WHERE value > 10";
+    primary.writer.connection.execute_batch(much).unwrap();
+    assert!(!group.store(0).defer().unwrap());
+    let much = group.capture(&primary);
+    group.commit(much);
+    group.assert_equal();
+}
+
+#[test]
+fn what_was_deferred_is_undone_by_what_takes_its_place_and_holds_back_checkpoints() {
+    let mut group = Group::new(2, Options::default());
+    let primary = group.promote(0, 1);
+    group.run(&primary, TABLE);
+    let before = group.fingerprint(0).1;
+    primary.writer.connection.execute_batch("INSERT INTO t VALUES (1, 'lost')").unwrap();
+    assert!(group.store(0).defer().unwrap());
+    assert_eq!(group.checkpoint(0), Checkpoint::InFlight);
+    group.promote(1, 2);
+    group.assert_equal();
+    assert_eq!(group.fingerprint(0).1, before);
+    assert_eq!(group.checkpoint(0), Checkpoint::Done);
+}
+
+#[test]
 fn an_undo_gives_back_exactly_what_was_under_readers_that_notice_nothing() {
     let mut group = Group::new(2, Options::default());
     let primary = group.promote(0, 1);

@@ -5,7 +5,6 @@ use std::path::Path;
 use rung_consensus::GroupConfig;
 use rung_pages::{Options, PageStore};
 use rung_proto::{GroupId, NodeId};
-use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::ShardConfig;
@@ -29,7 +28,7 @@ fn machine_that(dir: &Path, skip_parent_check: bool, ignore_epoch: bool) -> Mach
     {
         config.faults.ignore_epoch = ignore_epoch;
     }
-    Machine(Core::new(config, store, mpsc::channel(1).0))
+    Machine(Core::new(config, store))
 }
 
 /// A barrier of epoch 1 and two commits, as a primary makes them.

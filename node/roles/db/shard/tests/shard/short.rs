@@ -207,6 +207,44 @@ async fn a_hand_over_waits_for_short_transactions_and_loses_none() {
     cluster.stop().await;
 }
 
+/// Cuts off the primary, and reads there in a transaction what it has on no quorum.
+/// Says whether that came about: the primary may notice too early that it is alone.
+async fn reads_what_is_lost() -> bool {
+    let (cluster, node, shard) = with_table(3).await;
+    cluster.isolate(node);
+    let unsettled = write_short_until(&shard, Duration::from_millis(20)).await;
+    assert!(unsettled.is_err(), "{unsettled:?}");
+    let Ok(mut transaction) = shard.begin(PATIENCE, &Cancel::new()).await else { return false };
+    transaction.read_uncommitted();
+    let count = |executor: &mut Executor, _: &Turn| number(executor, COUNT);
+    let seen = transaction.run_short(PATIENCE, &Cancel::new(), |_| Length::Short, count).await;
+    let insert =
+        |executor: &mut Executor| executor.connection().execute("INSERT INTO t VALUES (9)", []);
+    let inserted = transaction.run(PATIENCE, &Cancel::new(), insert).await;
+    let others: Vec<_> = cluster.nodes.iter().filter(|(id, _)| **id != node).collect();
+    eventually("another copy is the primary", || {
+        others.iter().any(|(_, it)| it.shard.state().borrow().is_primary())
+    })
+    .await;
+    cluster.mend();
+    let committed = transaction.commit(PATIENCE).await;
+    assert!(committed.is_err(), "{committed:?}");
+    let (_, shard) = cluster.primary().await;
+    assert_eq!(read(&shard, ReadLevel::Linearizable, COUNT).await, Ok(0));
+    cluster.stop().await;
+    (seen, inserted) == (Ok(1), Ok(Ok(1)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_uncommitted_is_answered_at_once_and_lost_with_what_he_saw() {
+    for _ in 0..10 {
+        if reads_what_is_lost().await {
+            return;
+        }
+    }
+    panic!("ten times it was not answered before what it saw was on a quorum");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_cut_off_answers_no_short_statement() {
     let (cluster, node, shard) = with_table(3).await;

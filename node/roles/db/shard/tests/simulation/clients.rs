@@ -233,9 +233,13 @@ impl Client {
         registers: &[i64],
         deadline: Duration,
     ) -> Result<(Option<Place>, Token), ShardError> {
-        let cancel = Cancel::new();
+        let (began, cancel) = (Instant::now(), Cancel::new());
         let failed = |error: rusqlite::Error| ShardError::Failed(error.to_string());
         let mut transaction = shard.begin(deadline, &cancel).await?;
+        let reads_uncommitted = self.rng.random_bool(0.5);
+        if reads_uncommitted {
+            transaction.read_uncommitted();
+        }
         let first = move |executor: &mut Executor| {
             let connection = executor.connection();
             Ok((take_place(connection, id)?, look(connection)?.places))
@@ -244,6 +248,10 @@ impl Client {
         let (place, places) = place.map_err(failed)?;
         if places.last() != Some(&(place, id)) || places.len() as i64 != place {
             self.world.cluster.wrong(format!("{id} is not the last at its place {place}"));
+        }
+        if !reads_uncommitted {
+            let last = places.iter().rev().nth(1).map(|(_, id)| *id);
+            self.saw(Kind::Peek { place: place - 1, last }, began);
         }
         for register in registers.iter().copied() {
             sleep(Duration::from_micros(self.rng.random_range(0..6_000))).await;
@@ -287,7 +295,8 @@ impl Client {
             self.session = Some(token);
         }
         let place = seen.places.len() as Place;
-        self.saw(Kind::Read { level, place, sequence: token.sequence }, began);
+        let last = seen.places.last().map(|(_, id)| *id);
+        self.saw(Kind::Read { level, place, last, sequence: token.sequence }, began);
     }
 
     async fn read(&mut self, life: &Life, deadline: Duration) {

@@ -36,8 +36,22 @@ pub struct Operation {
 
 #[derive(Clone, Debug)]
 pub enum Kind {
-    Write { id: Id, outcome: Outcome },
-    Read { level: Level, place: Place, sequence: u64 },
+    Write {
+        id: Id,
+        outcome: Outcome,
+    },
+    /// The last transaction that it saw was `last`.
+    Read {
+        level: Level,
+        place: Place,
+        last: Option<Id>,
+        sequence: u64,
+    },
+    /// What a transaction that writes saw in the middle of it, whatever came of it.
+    Peek {
+        place: Place,
+        last: Option<Id>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +110,12 @@ pub fn check(operations: &[Operation], end: &Seen) -> Vec<String> {
         }
     }
     for operation in operations {
+        if let Kind::Read { place, last: Some(last), .. } | Kind::Peek { place, last: Some(last) } =
+            &operation.kind
+            && places.get(last) != Some(place)
+        {
+            wrong.push(format!("{operation:?} saw what is {:?} now", places.get(last)));
+        }
         if let Kind::Write { id, outcome, .. } = &operation.kind {
             let found = places.get(id).copied();
             match outcome {
@@ -121,7 +141,7 @@ fn place(operation: &Operation) -> Option<Place> {
         Kind::Write { outcome: Outcome::Done { place, .. }, .. } | Kind::Read { place, .. } => {
             Some(place)
         }
-        Kind::Write { .. } => None,
+        Kind::Write { .. } | Kind::Peek { .. } => None,
     }
 }
 
@@ -135,7 +155,7 @@ fn least(operation: &Operation) -> Option<(Place, Instant)> {
         Kind::Read { level: Level::Bounded(age), place, .. } => {
             Some((place, began.checked_sub(age)?))
         }
-        Kind::Write { .. } | Kind::Read { .. } => None,
+        Kind::Write { .. } | Kind::Read { .. } | Kind::Peek { .. } => None,
     }
 }
 
@@ -169,7 +189,7 @@ fn sessions(operations: &[Operation]) -> Vec<String> {
     for operation in operations {
         let Some(place) = place(operation) else { continue };
         let of_session = match operation.kind {
-            Kind::Write { .. } => true,
+            Kind::Write { .. } | Kind::Peek { .. } => true,
             Kind::Read { level, .. } => level == Level::Session,
         };
         if !of_session {
@@ -189,7 +209,7 @@ fn sequences(operations: &[Operation]) -> Vec<String> {
     let known = |one: &Operation| match one.kind {
         Kind::Write { outcome: Outcome::Done { place, sequence }, .. }
         | Kind::Read { place, sequence, .. } => Some((place, sequence)),
-        Kind::Write { .. } => None,
+        Kind::Write { .. } | Kind::Peek { .. } => None,
     };
     let all: BTreeSet<(Place, u64)> = operations.iter().filter_map(known).collect();
     let (mut wrong, mut newest, mut before, mut at) = (Vec::new(), 0, 0, 0);
@@ -218,7 +238,11 @@ mod tests {
     }
 
     fn read(level: Level, place: Place) -> Kind {
-        Kind::Read { level, place, sequence: place as u64 }
+        Kind::Read { level, place, last: None, sequence: place as u64 }
+    }
+
+    fn saw(place: Place, last: Id) -> Kind {
+        Kind::Read { level: Level::Any, place, last: Some(last), sequence: place as u64 }
     }
 
     fn done(place: Place) -> Outcome {
@@ -249,6 +273,8 @@ mod tests {
             (2, read(Level::Session, 2), 15, 16),
             (1, write(9, Outcome::Refused("")), 15, 16),
             (3, read(Level::Any, 0), 17, 18),
+            (3, saw(2, 8), 17, 18),
+            (3, Kind::Peek { place: 1, last: Some(7) }, 17, 18),
             (3, read(Level::Bounded(Duration::from_millis(10)), 1), 17, 18),
         ];
         assert_eq!(wrongs(&all, &[7, 8]), Vec::<String>::new());
@@ -258,11 +284,13 @@ mod tests {
     fn every_wrong_is_found() {
         let bounded = Level::Bounded(Duration::from_millis(10));
         type Case<'a> = (&'a [(u64, Kind, u64, u64)], &'a [Id]);
-        let wrong: [Case<'_>; 8] = [
+        let wrong: [Case<'_>; 10] = [
             (&[(1, write(7, done(1)), 0, 1)], &[]),
             (&[(1, write(7, done(2)), 0, 1)], &[7]),
             (&[(1, write(7, Outcome::Refused("")), 0, 1)], &[7]),
             (&[], &[7, 7]),
+            (&[(1, saw(1, 8), 0, 1)], &[7, 8]),
+            (&[(1, Kind::Peek { place: 1, last: Some(9) }, 0, 1)], &[7, 8]),
             (&[(1, write(7, done(1)), 0, 1), (2, read(Level::Linearizable, 0), 2, 3)], &[7]),
             (&[(1, write(7, done(1)), 0, 1), (2, read(bounded, 0), 12, 13)], &[7]),
             (&[(1, write(7, done(1)), 0, 1), (1, read(Level::Session, 0), 2, 3)], &[7]),

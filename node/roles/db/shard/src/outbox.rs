@@ -1,0 +1,165 @@
+//! What was committed on its way to the log: each commit becomes an entry, and what is
+//! committed while the log is busy becomes one together.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rung_pages::{PageStore, PagesError, Parts, Position, WriterTicket};
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
+
+use crate::core::{Core, Waiting, stop_for};
+use crate::error::ShardError;
+
+/// Entries that are to be proposed, in their order.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    entries: Mutex<VecDeque<Entry>>,
+    ring: Notify,
+}
+
+/// A commit that became an entry.
+pub(crate) struct Entry {
+    pub epoch: u64,
+    pub position: Position,
+    pub parts: Parts,
+}
+
+/// What was committed and is not an entry yet.
+pub(crate) struct Deferred<A> {
+    pub ticket: WriterTicket,
+    pub epoch: u64,
+    pub since: Instant,
+    pub waiting: Vec<A>,
+}
+
+/// A commit that cannot become an entry: it must be taken back.
+pub(crate) struct NotCaptured {
+    pub error: PagesError,
+    pub waiting: Vec<Waiting>,
+}
+
+impl Outbox {
+    fn entries(&self) -> MutexGuard<'_, VecDeque<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn take(&self) -> Option<Entry> {
+        self.entries().pop_front()
+    }
+
+    /// Whoever proposes looks again.
+    pub fn ring(&self) {
+        self.ring.notify_one();
+    }
+
+    /// Waits until somebody rings, but not beyond this time.
+    pub async fn rung(&self, until: Option<Instant>) {
+        match until {
+            // Either way it is time to look.
+            Some(until) => drop(timeout_at(until.into(), self.ring.notified()).await),
+            None => self.ring.notified().await,
+        }
+    }
+}
+
+impl Core {
+    /// Something was committed in the file: it becomes an entry now, or with what is
+    /// committed next, if the log is busy.
+    pub fn committed(
+        &self,
+        store: &mut PageStore,
+        ticket: WriterTicket,
+        epoch: u64,
+        waiting: Vec<Waiting>,
+    ) -> Result<(), NotCaptured> {
+        if !self.desk().is_log_busy(&self.config.limits) {
+            return self.capture(store, ticket, epoch, waiting);
+        }
+        match store.defer() {
+            Ok(true) => {
+                let mut desk = self.desk();
+                desk.in_flight.defer(ticket, epoch, waiting);
+                if !desk.is_log_busy(&self.config.limits) {
+                    self.outbox.ring();
+                }
+                Ok(())
+            }
+            Ok(false) => self.capture(store, ticket, epoch, waiting),
+            Err(error) => Err(NotCaptured { error, waiting }),
+        }
+    }
+
+    /// All that was committed and is no entry yet becomes one.
+    pub fn capture(
+        &self,
+        store: &mut PageStore,
+        ticket: WriterTicket,
+        epoch: u64,
+        waiting: Vec<Waiting>,
+    ) -> Result<(), NotCaptured> {
+        let deferred = self.desk().in_flight.take_deferred();
+        let mut all = deferred.map_or(Vec::new(), |deferred| deferred.waiting);
+        all.extend(waiting);
+        match store.capture(ticket, epoch) {
+            Ok(Some(captured)) => {
+                self.note_load(&store.load());
+                #[cfg(feature = "simulation")]
+                let all = self.acknowledge_early(&captured.position, all);
+                self.desk().in_flight.push(captured.position, all);
+                let entry = Entry { epoch, position: captured.position, parts: captured.parts };
+                self.outbox.entries().push_back(entry);
+                self.outbox.ring();
+                Ok(())
+            }
+            Ok(None) => {
+                self.answer_after_last(all);
+                Ok(())
+            }
+            Err(error) => Err(NotCaptured { error, waiting: all }),
+        }
+    }
+
+    /// What was left to the next capture becomes an entry. If it cannot, the writer's
+    /// thread takes it back.
+    pub fn capture_deferred(&self, store: &mut PageStore) {
+        let of = self.desk().in_flight.deferred().map(|it| (it.ticket, it.epoch));
+        let Some((ticket, epoch)) = of else { return };
+        if let Err(failed) = self.capture(store, ticket, epoch, Vec::new()) {
+            self.desk().undo = true;
+            self.bell.notify_all();
+            failed.tell(self);
+        }
+    }
+
+    /// What a test must notice.
+    #[cfg(feature = "simulation")]
+    fn acknowledge_early(&self, position: &Position, waiting: Vec<Waiting>) -> Vec<Waiting> {
+        if !self.config.faults.acknowledge_early {
+            return waiting;
+        }
+        waiting.into_iter().for_each(|waiting| (waiting.answer)(Ok(self.token(position))));
+        Vec::new()
+    }
+}
+
+impl NotCaptured {
+    /// Tells those who wait, of whose commits nothing is left.
+    pub fn tell(self, core: &Core) {
+        let error = &self.error;
+        tracing::warn!(%error, "a commit could not become an entry");
+        let told = match error {
+            PagesError::DiskFull(_) => ShardError::DiskFull,
+            PagesError::NotPrimary { .. } | PagesError::Stale | PagesError::Uncaptured => {
+                ShardError::Lost
+            }
+            PagesError::TooLarge { .. } => ShardError::Failed(error.to_string()),
+            _ => {
+                core.stop(stop_for(error));
+                ShardError::Stopped(error.to_string())
+            }
+        };
+        self.waiting.into_iter().for_each(|waiting| waiting.fail(told.clone()));
+    }
+}
