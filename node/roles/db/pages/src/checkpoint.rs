@@ -148,6 +148,7 @@ impl PageStore {
             // Somebody still makes entries of what is in the -wal.
             return Ok(false);
         }
+        self.copies.keep(&self.index);
         let (observer, files, patience) =
             (&self.observer, &self.files, self.options.reader_patience);
         let filled = self.gate.wait_until(patience, || backfill(observer, &files.main))?;

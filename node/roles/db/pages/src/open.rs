@@ -7,7 +7,9 @@ use std::path::Path;
 
 use crate::connection;
 use crate::error::PagesError;
+use crate::frozen::Copies;
 use crate::gate::{Gate, State};
+use crate::landing::Landing;
 use crate::marker::Marker;
 use crate::position::Position;
 use crate::spool::Spool;
@@ -67,6 +69,8 @@ impl PageStore {
             marker,
             retry: None,
             broken: None,
+            landing: Landing::new(dir, &options, marker.file),
+            copies: Copies::default(),
             options,
         })
     }

@@ -1,28 +1,27 @@
-//! Copies while serving, and replacing a copy by one.
+//! Copies while serving, and hashes of what is settled.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use crate::disk::NewFile;
 use crate::error::PagesError;
+use crate::frozen::Frozen;
 use crate::gate::{Gate, Reading};
-use crate::marker::Marker;
-use crate::open::remove_others;
 use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE, mask};
 use crate::position::Position;
-use crate::spool::{Spool, SpoolReader};
-use crate::store::{Connections, Files, PageStore};
-use crate::stream::{CHUNK, END, Piece, SnapshotHeader, read_stream};
+use crate::spool::SpoolReader;
+use crate::store::PageStore;
+use crate::stream::{CHUNK, END, SnapshotHeader};
 
-/// The bytes of a consistent copy. Holds back the emptying of the `-wal` until it
-/// is dropped.
+/// Pages that are read at once.
+const RUN: u32 = 256;
+
+/// The bytes of a consistent copy. It is read from the files themselves; see `frozen`.
 pub struct Snapshot {
-    pages: SettledPages,
+    pages: Arc<Frozen>,
     parts: Option<SpoolReader>,
     header: SnapshotHeader,
-    size: u32,
     next: u32,
     hasher: blake3::Hasher,
     buffer: Vec<u8>,
@@ -85,27 +84,28 @@ impl SettledPages {
 
 impl PageStore {
     /// A copy at [`PageStore::applied_index`], to be read on any thread while this
-    /// store goes on.
+    /// store goes on, checkpoints included.
     ///
     /// # Errors
-    /// SQLite could not begin to read.
+    /// The files could not be opened once more.
     pub fn snapshot(&self) -> Result<Snapshot, PagesError> {
         self.usable()?;
-        let pages = SettledPages::begin(&self.gate)?;
-        let failed = PagesError::sqlite("count the pages", &self.files.main);
-        let size = pages.count().map_err(failed)?;
+        let failed = PagesError::io("copy", &self.files.main);
+        let in_flight = self.in_flight.iter();
+        let pages = self.copies.freeze(&self.dir, &self.images, &self.index, in_flight);
+        let pages = pages.map_err(failed)?;
         let failed = PagesError::io("read the kept parts of a commit in", &self.dir);
         let pending = self.spool.pending;
         let parts = pending.map(|pending| self.spool.read(pending.first_index, pending.parts));
         let parts = parts.transpose().map_err(failed)?;
         let header = SnapshotHeader {
-            position: pages.reading.position(),
+            position: self.position,
             log_index: self.applied_index,
-            size,
+            size: pages.size,
             parts: pending,
         };
         let (hasher, buffer) = (blake3::Hasher::new(), header.encode());
-        Ok(Snapshot { pages, parts, header, size, next: 1, hasher, buffer, taken: 0, ended: false })
+        Ok(Snapshot { pages, parts, header, next: 1, hasher, buffer, taken: 0, ended: false })
     }
 
     /// A hash over all pages at the settled position: equal on copies that are
@@ -153,90 +153,6 @@ impl PageStore {
         let (position, hash) = (pages.reading.position(), *hasher.finalize().as_bytes());
         Ok(PagesHash { position, size, hash })
     }
-
-    /// Replaces the copy by that of a snapshot, durably: when it returns, and after
-    /// any crash in between, it is the old or the new one. Everything in flight is
-    /// forgotten. All connections go stale; readings that have begun end on the old
-    /// file.
-    ///
-    /// # Errors
-    /// [`PagesError::Snapshot`], [`PagesError::DiskFull`]: the copy is as it was.
-    pub fn restore(&mut self, source: &mut dyn Read) -> Result<(), PagesError> {
-        let files = Files::new(&self.dir, self.files.number + 1);
-        let received = self.receive(&files, source);
-        let (header, spool) = match received {
-            Ok(received) => received,
-            Err(error) => {
-                // What could not be removed is removed by the next start.
-                let _ = self.options.disk.remove(&files.main);
-                return Err(error);
-            }
-        };
-        let replaced = self.replace(files, &header, spool);
-        if replaced.is_ok() {
-            self.broken = None;
-        }
-        self.breaking(replaced)
-    }
-
-    /// Writes the files of a snapshot beside those in use.
-    fn receive(
-        &self,
-        files: &Files,
-        source: &mut dyn Read,
-    ) -> Result<(SnapshotHeader, Spool), PagesError> {
-        let disk = &self.options.disk;
-        let failed = PagesError::io("write a snapshot to", &files.main);
-        let mut main: NewFile = disk.create(&files.main).map_err(&failed)?;
-        let mut spool = Spool::new(self.dir.clone(), files.number, disk.clone());
-        let mut first_index = 0;
-        let header = read_stream(source, &mut |piece| match piece {
-            Piece::Header(header) => {
-                first_index = header.parts.map_or(0, |pending| pending.first_index);
-                Ok(())
-            }
-            Piece::Pages(images) => main.write_all(images).map_err(&failed),
-            Piece::Part(part, bytes) => spool.add(part, first_index, bytes).map_err(&failed),
-        })?;
-        spool.pending = header.parts;
-        spool.sync().map_err(&failed)?;
-        main.sync().map_err(&failed)?;
-        disk.cut(&files.wal, 0).map_err(&failed)?;
-        let wal = File::open(&files.wal).map_err(&failed)?;
-        disk.sync(&files.wal, &wal).map_err(&failed)?;
-        disk.sync_dir(&self.dir).map_err(&failed)?;
-        Ok((header, spool))
-    }
-
-    fn replace(
-        &mut self,
-        files: Files,
-        header: &SnapshotHeader,
-        spool: Spool,
-    ) -> Result<(), PagesError> {
-        let open = Connections::open(&files, &self.options.disk)?.start(&files)?;
-        let marker = Marker {
-            file: files.number,
-            log_index: header.log_index,
-            position: header.position,
-            frames: 0,
-            salts: [0; 8],
-            parts: spool.pending.map(|pending| (pending, spool.bytes)),
-        };
-        self.spool = spool;
-        self.set_marker(marker)?;
-        self.files = files;
-        (self.images, self.index) = (open.images, open.index);
-        (self.applier, self.observer, self.pin) = (open.applier, open.observer, open.pin);
-        (self.position, self.applied_index) = (header.position, header.log_index);
-        self.in_flight.clear();
-        self.deferred = false;
-        self.retry = None;
-        self.writer.0 += 1;
-        self.set_gate(Some(open.snapshot));
-        let parts = self.spool.pending.map(|pending| self.spool.path(pending.first_index));
-        remove_others(&self.dir, &self.files, parts.as_deref(), &self.options)
-    }
 }
 
 impl Snapshot {
@@ -250,9 +166,10 @@ impl Snapshot {
         self.hasher.update(&self.buffer);
         self.buffer.clear();
         self.taken = 0;
-        if self.next <= self.size {
-            let count = CHUNK.min(self.size - self.next + 1);
-            self.pages.read(self.next, count, &mut self.buffer).map_err(io::Error::other)?;
+        let size = self.header.size;
+        if self.next <= size {
+            let count = RUN.min(size - self.next + 1);
+            self.pages.read(self.next, count, &mut self.buffer)?;
             self.next += count;
             return Ok(());
         }

@@ -11,7 +11,9 @@ use rusqlite::{Connection, ErrorCode};
 use crate::connection::{self, ATTACHED, Purpose};
 use crate::disk::Disk;
 use crate::error::PagesError;
+use crate::frozen::Copies;
 use crate::gate::{Gate, State};
+use crate::landing::Landing;
 use crate::marker::Marker;
 use crate::position::Position;
 use crate::snapshot_handle::SnapshotHandle;
@@ -133,6 +135,9 @@ pub struct PageStore {
     /// A blocked checkpoint is tried again then, or when the `-wal` has grown.
     pub(crate) retry: Option<(Instant, u32)>,
     pub(crate) broken: Option<String>,
+    pub(crate) landing: Landing,
+    /// What is copied now.
+    pub(crate) copies: Copies,
 }
 
 /// The names of a database's files.

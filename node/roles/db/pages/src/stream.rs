@@ -99,58 +99,153 @@ impl SnapshotHeader {
 /// # Errors
 /// [`PagesError::Snapshot`], or the source failed.
 pub fn check_snapshot(source: &mut dyn Read) -> Result<SnapshotHeader, PagesError> {
-    read_stream(source, &mut |_| Ok(()))
+    let mut decoder = StreamDecoder::new();
+    let mut bytes = Vec::new();
+    while decoder.needs() > 0 {
+        bytes.resize(decoder.needs(), 0);
+        read_exact(source, &mut bytes)?;
+        decoder.push(&bytes, &mut |_| Ok(()))?;
+    }
+    decoder.finish()
 }
 
-/// Reads a snapshot and hands on its pieces. Only when it returns have they been
-/// proven to be what was sent.
-pub(crate) fn read_stream(
-    source: &mut dyn Read,
-    keep: &mut dyn FnMut(Piece<'_>) -> Result<(), PagesError>,
-) -> Result<SnapshotHeader, PagesError> {
-    let mut hasher = blake3::Hasher::new();
-    let mut read = |bytes: &mut [u8]| -> Result<(), PagesError> {
-        source.read_exact(bytes).map_err(cut)?;
-        hasher.update(bytes);
-        Ok(())
-    };
-    let mut bytes = [0; HEADER_BYTES];
-    read(&mut bytes)?;
-    let header = SnapshotHeader::decode(&bytes)?;
-    keep(Piece::Header(&header))?;
-    let mut chunk = vec![0; CHUNK as usize * PAGE_BYTES];
-    let mut page = 1;
-    while page <= header.size {
-        let pages = CHUNK.min(header.size - page + 1);
-        let images = &mut chunk[..pages as usize * PAGE_BYTES];
-        read(images)?;
-        keep(Piece::Pages(images))?;
-        page += pages;
-    }
-    for part in 0..header.parts.map_or(0, |pending| pending.parts) {
-        let mut length = [0; 4];
-        read(&mut length)?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_PART_BYTES {
-            return Err(damaged("a part is longer than parts are"));
-        }
-        let mut bytes = vec![0; length];
-        read(&mut bytes)?;
-        keep(Piece::Part(part, &bytes))?;
-    }
-    let hash = *hasher.finalize().as_bytes();
-    let mut end = [0; 40];
-    source.read_exact(&mut end).map_err(cut)?;
-    if end[..8] != *END || end[8..] != hash {
-        return Err(damaged("its end does not fit what came before"));
-    }
-    Ok(header)
-}
-
-fn cut(error: io::Error) -> PagesError {
-    match error.kind() {
+/// Reads the next bytes of a snapshot.
+pub(crate) fn read_exact(source: &mut dyn Read, bytes: &mut [u8]) -> Result<(), PagesError> {
+    source.read_exact(bytes).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => damaged("it is cut off"),
         _ => PagesError::Snapshot(format!("reading it failed: {error}")),
+    })
+}
+
+/// Takes the pieces of a snapshot. Only when its end has come have they been proven to
+/// be what was sent.
+pub(crate) type Keep<'a> = &'a mut dyn FnMut(Piece<'_>) -> Result<(), PagesError>;
+
+/// Reads a snapshot as it comes.
+pub(crate) struct StreamDecoder {
+    hasher: blake3::Hasher,
+    header: Option<SnapshotHeader>,
+    expects: Expects,
+    /// What has come of that.
+    begun: Vec<u8>,
+}
+
+/// What comes next.
+#[derive(Clone, Copy)]
+enum Expects {
+    Header,
+    /// The pages from this one on.
+    Pages(u32),
+    /// The length of the part of this number.
+    Length(u32),
+    /// This part, and its bytes.
+    Part(u32, usize),
+    End,
+    Nothing,
+}
+
+impl StreamDecoder {
+    pub fn new() -> StreamDecoder {
+        let (hasher, begun) = (blake3::Hasher::new(), Vec::new());
+        StreamDecoder { hasher, header: None, expects: Expects::Header, begun }
+    }
+
+    /// Bytes of what is expected next that have not come; 0 behind the end.
+    pub fn needs(&self) -> usize {
+        self.whole() - self.begun.len()
+    }
+
+    /// Takes the next bytes, and hands on what they complete.
+    pub fn push(&mut self, mut bytes: &[u8], keep: Keep<'_>) -> Result<(), PagesError> {
+        while !bytes.is_empty() {
+            let whole = self.whole();
+            if whole == 0 {
+                return Err(damaged("something follows its end"));
+            }
+            if self.begun.is_empty() && bytes.len() >= whole {
+                let (item, rest) = bytes.split_at(whole);
+                bytes = rest;
+                self.take(item, keep)?;
+                continue;
+            }
+            let (some, rest) = bytes.split_at(bytes.len().min(self.needs()));
+            bytes = rest;
+            self.begun.extend_from_slice(some);
+            if self.begun.len() == whole {
+                let item = std::mem::take(&mut self.begun);
+                self.take(&item, keep)?;
+                self.begun = item;
+                self.begun.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// What it was, once all of it has come.
+    pub fn finish(self) -> Result<SnapshotHeader, PagesError> {
+        match (self.expects, self.header) {
+            (Expects::Nothing, Some(header)) => Ok(header),
+            _ => Err(damaged("it is cut off")),
+        }
+    }
+
+    fn size(&self) -> u32 {
+        self.header.map_or(0, |header| header.size)
+    }
+
+    /// Bytes of what is expected.
+    fn whole(&self) -> usize {
+        match self.expects {
+            Expects::Header => HEADER_BYTES,
+            Expects::Pages(first) => CHUNK.min(self.size() - first + 1) as usize * PAGE_BYTES,
+            Expects::Length(_) => 4,
+            Expects::Part(_, length) => length,
+            Expects::End => 40,
+            Expects::Nothing => 0,
+        }
+    }
+
+    fn take(&mut self, item: &[u8], keep: Keep<'_>) -> Result<(), PagesError> {
+        if !matches!(self.expects, Expects::End) {
+            self.hasher.update(item);
+        }
+        self.expects = match self.expects {
+            Expects::Header => {
+                let header = SnapshotHeader::decode(&field(item, 0))?;
+                keep(Piece::Header(&header))?;
+                self.header = Some(header);
+                Expects::Pages(1)
+            }
+            Expects::Pages(first) => {
+                keep(Piece::Pages(item))?;
+                let next = first + (item.len() / PAGE_BYTES) as u32;
+                if next <= self.size() { Expects::Pages(next) } else { self.part_or_end(0) }
+            }
+            Expects::Length(part) => match u32::from_le_bytes(field(item, 0)) as usize {
+                0 => return Err(damaged("a part is empty")),
+                length if length > MAX_PART_BYTES => {
+                    return Err(damaged("a part is longer than parts are"));
+                }
+                length => Expects::Part(part, length),
+            },
+            Expects::Part(part, _) => {
+                keep(Piece::Part(part, item))?;
+                self.part_or_end(part + 1)
+            }
+            Expects::End
+                if item[..8] != *END || item[8..] != *self.hasher.finalize().as_bytes() =>
+            {
+                return Err(damaged("its end does not fit what came before"));
+            }
+            Expects::End | Expects::Nothing => Expects::Nothing,
+        };
+        Ok(())
+    }
+
+    /// What is expected before this part.
+    fn part_or_end(&self, part: u32) -> Expects {
+        let parts = self.header.and_then(|header| header.parts).map_or(0, |kept| kept.parts);
+        if part < parts { Expects::Length(part) } else { Expects::End }
     }
 }
 

@@ -64,6 +64,11 @@ impl WalIndex {
         self.newest.get(&page).map_or(Place::Main, |&frame| Place::Frame(frame))
     }
 
+    /// The pages that are in the `-wal`.
+    pub fn pages(&self) -> impl Iterator<Item = u32> + '_ {
+        self.newest.keys().copied()
+    }
+
     /// Takes in the frames up to `frames`, whose last one ends a commit.
     pub fn absorb(&mut self, wal: &File, frames: u32) -> io::Result<Change> {
         let salts = if self.frames == 0 { read_salts(wal)? } else { self.salts };
@@ -104,7 +109,7 @@ impl WalIndex {
 }
 
 impl Images {
-    /// Reads one image. Beyond the end of the main file pages are all zero.
+    /// Reads one image, or several that follow each other in the main file. Beyond the end of the main file pages are all zero.
     pub fn read(&self, page: u32, place: Place, image: &mut [u8]) -> io::Result<()> {
         match place {
             Place::Frame(frame) => {

@@ -5,6 +5,7 @@
 //! --release crashes` runs as many seeds; `RUNG_SEED=7` runs that one.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +57,8 @@ impl World<'_> {
         match self.random.random_range(0..100) {
             0..70 => self.transaction(),
             70..80 => self.change_primary(),
-            80..95 => self.checkpoint(),
+            80..92 => self.checkpoint(),
+            92..96 => self.replace(),
             _ => {
                 self.with_store(PageStore::undo)?;
                 self.primary = None;
@@ -158,6 +160,30 @@ impl World<'_> {
         Ok(())
     }
 
+    /// The copy is replaced by the judge's, which goes on meanwhile.
+    fn replace(&mut self) -> Result<(), PagesError> {
+        self.primary = None;
+        let mut snapshot = self.judge.snapshot().expect("the judge is copied");
+        let mut arrival = self.store.as_ref().expect("open").landing().begin()?;
+        let mut piece = vec![0; self.random.random_range(1..300_000)];
+        let mut read = 1;
+        while read > 0 {
+            read = snapshot.read(&mut piece).expect("the judge is read");
+            arrival.write(&piece[..read])?;
+            if self.random.random_range(0..4) == 0 {
+                self.judge.checkpoint().expect("the judge makes a checkpoint");
+            }
+            if self.random.random_range(0..20) == 0 {
+                // Its sender is gone.
+                return Ok(());
+            }
+        }
+        let landed = arrival.finish()?;
+        self.with_store(|store| store.take_over(landed))?;
+        self.durable = self.store.as_ref().expect("open").durable_index();
+        Ok(())
+    }
+
     /// Ends the process and the power, and starts again.
     fn crash(&mut self) -> Result<(), String> {
         if let Some(store) = &self.store {
@@ -181,7 +207,16 @@ impl World<'_> {
                 Err(error) => return Err(format!("start: {error}")),
             }
         }
+        self.only_its_files()?;
         self.judge_start()
+    }
+
+    /// What has landed and was not taken over is gone.
+    fn only_its_files(&self) -> Result<(), String> {
+        let names = std::fs::read_dir(self.dir).map_err(|error| error.to_string())?;
+        let names = names.filter_map(|found| found.ok()?.file_name().into_string().ok());
+        let main: Vec<String> = names.filter(|name| name.ends_with(".db")).collect();
+        if main.len() == 1 { Ok(()) } else { Err(format!("there are {main:?}")) }
     }
 
     fn judge_start(&mut self) -> Result<(), String> {

@@ -1,9 +1,13 @@
 //! Random SQL, and groups of copies under it.
 
+use std::io::Read;
+
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rung_pages::{Checkpoint, Gate, Options, Reader, Reading};
+use rung_pages::{
+    Arrival, Checkpoint, Gate, Options, PageStore, Position, Reader, Reading, Snapshot,
+};
 
 use crate::group::{Group, Primary, assert_sound};
 
@@ -55,6 +59,44 @@ impl Watch {
     }
 }
 
+/// A copy that is made while the database goes on, and what it was when it began.
+struct Copying {
+    snapshot: Snapshot,
+    arrival: Arrival,
+    fingerprint: (Position, [u8; 32]),
+    /// Where it lands.
+    store: PageStore,
+    _dir: tempfile::TempDir,
+}
+
+impl Copying {
+    fn begin(group: &mut Group, from: usize) -> Copying {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = PageStore::open(dir.path(), Options::default()).expect("opens");
+        let arrival = store.landing().begin().expect("begins to receive");
+        let fingerprint = group.fingerprint(from);
+        let snapshot = group.store(from).snapshot().expect("a snapshot");
+        Copying { snapshot, arrival, fingerprint, store, _dir: dir }
+    }
+
+    /// Hands on up to so many bytes; whether that was all.
+    fn go_on(&mut self, bytes: usize) -> bool {
+        let mut piece = vec![0; bytes];
+        let read = self.snapshot.read(&mut piece).expect("reads");
+        self.arrival.write(&piece[..read]).expect("takes what comes");
+        read == 0
+    }
+
+    fn end(mut self) {
+        while !self.go_on(100_000) {}
+        let landed = self.arrival.finish().expect("lands");
+        self.store.take_over(landed).expect("is taken over");
+        assert_sound(&self.store);
+        let found = (self.store.position(), self.store.scrub().expect("scrubs"));
+        assert_eq!(found, self.fingerprint, "a copy is not what was settled when it began");
+    }
+}
+
 fn content(connection: &rusqlite::Connection) -> Vec<String> {
     let mut found = Vec::new();
     let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
@@ -75,8 +117,12 @@ fn run(seed: u64) {
     let mut epoch = 1;
     let mut primary = group.promote(0, epoch);
     let mut watches: Vec<Watch> = Vec::new();
+    let mut copying: Vec<Copying> = Vec::new();
     for _ in 0..30 {
-        match random.random_range(0..20) {
+        for copy in &mut copying {
+            copy.go_on(random.random_range(1..200_000));
+        }
+        match random.random_range(0..23) {
             0 => {
                 // The primary is replaced while something of it is in flight.
                 let _lost = execute(&mut group, &primary, &mut random);
@@ -100,6 +146,16 @@ fn run(seed: u64) {
                 assert!(done != Checkpoint::InFlight);
             }
             5 | 6 => watches.push(Watch::begin(&group.store(random.random_range(0..3)).gate())),
+            20 => copying.push(Copying::begin(&mut group, random.random_range(0..3))),
+            21 => {
+                // With something in flight, which is no part of it.
+                let entries = execute(&mut group, &primary, &mut random);
+                copying.push(Copying::begin(&mut group, primary.copy));
+                group.commit(entries);
+            }
+            22 if !copying.is_empty() => {
+                copying.swap_remove(random.random_range(0..copying.len())).end();
+            }
             7 if !watches.is_empty() => {
                 watches.swap_remove(random.random_range(0..watches.len())).end();
             }
@@ -114,6 +170,7 @@ fn run(seed: u64) {
         }
     }
     watches.into_iter().for_each(Watch::end);
+    copying.into_iter().for_each(Copying::end);
     (0..3).for_each(|copy| assert_sound(group.store(copy)));
 }
 
