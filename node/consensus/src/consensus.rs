@@ -1,7 +1,7 @@
 //! All groups of one node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,7 +17,7 @@ use rung_proto::encoding;
 use rung_proto::{Generation, GroupId, NodeId};
 use rung_wal::Wal;
 use rung_wal::disk::Disk;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::GroupConfig;
@@ -28,6 +28,7 @@ use crate::message::{SnapshotHeader, decode_request};
 use crate::network::{ByteStream, Network};
 use crate::peer::{Peers, stream_answer};
 use crate::raft_types::Types;
+use crate::receive;
 use crate::replica::{InUse, Replica, Unused};
 use crate::returning::{Return, Returning};
 use crate::snapshot_store::SnapshotStore;
@@ -35,11 +36,8 @@ use crate::state_machine::StateMachine;
 
 /// How many snapshots a node writes, and receives, at once.
 const SNAPSHOTS_AT_ONCE: usize = 2;
-/// A snapshot's stream that stands still for so long is given up.
-const STREAM_IDLE: Duration = Duration::from_secs(30);
 /// How long the protocol may take to report for the first time.
 const FIRST_REPORT: Duration = Duration::from_secs(10);
-const PIECE: usize = 256 << 10;
 
 /// What the groups of a node share.
 pub struct ConsensusConfig {
@@ -198,6 +196,8 @@ impl Consensus {
             SnapshotStore::open(Arc::clone(&shared.disk), self.dir(id), id).map_err(failed)?;
         let snapshot_due = Arc::new(Notify::new());
         let in_use = InUse::default();
+        let machine_in_use = Arc::downgrade(&in_use.machine);
+        let landing = state_machine.landing();
         let unused = (Unused::of(&in_use.machine), Unused::of(&in_use.files));
         let replica = Replica::new(
             state_machine,
@@ -261,6 +261,8 @@ impl Consensus {
             status,
             returning,
             heard: Mutex::default(),
+            landing,
+            machine_in_use,
             machine_unused: unused.0,
             files_unused: unused.1,
         }));
@@ -411,19 +413,7 @@ impl Consensus {
             .receivers
             .try_acquire()
             .map_err(|_| Refusal::Snapshot(format!("{SNAPSHOTS_AT_ONCE} others arrive now")))?;
-        let mut file =
-            group.0.store.create().map_err(|error| Refusal::Snapshot(error.to_string()))?;
-        let path = file.path().to_owned();
-        let received = receive(&mut stream, &mut file, header.bytes).await;
-        let finished = match received {
-            Ok(()) => file.finish().map_err(|error| Refusal::Snapshot(error.to_string())),
-            Err(error) => Err(Refusal::Snapshot(error.to_string())),
-        };
-        let answer = match finished {
-            Ok(file) => group.install(header.ballot, file).await,
-            Err(refusal) => Err(refusal),
-        };
-        group.0.store.discard(&path);
+        let answer = receive::snapshot(&group, &header, &mut stream).await;
         let answer = stream_answer(&answer?);
         let answered = async {
             stream.send.write_all(&answer).await?;
@@ -431,35 +421,6 @@ impl Consensus {
         };
         answered.await.map_err(|error| Refusal::Snapshot(error.to_string()))
     }
-}
-
-async fn receive(
-    stream: &mut ByteStream,
-    file: &mut crate::snapshot_store::UnfinishedFile,
-    bytes: Option<u64>,
-) -> io::Result<()> {
-    let mut left = bytes.unwrap_or(u64::MAX);
-    let mut piece = vec![0; PIECE];
-    while left > 0 {
-        let size = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-        let read = stream.receive.read(&mut piece[..size]);
-        let read = tokio::time::timeout(STREAM_IDLE, read)
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the stream stands still"))??;
-        if read == 0 && bytes.is_none() {
-            // Whether it is whole is verified with its content.
-            return Ok(());
-        }
-        if read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("the stream ended {left} bytes too early"),
-            ));
-        }
-        file.write_all(&piece[..read])?;
-        left -= read as u64;
-    }
-    Ok(())
 }
 
 pub(crate) fn open_error(group: GroupId, error: &io::Error) -> OpenError {

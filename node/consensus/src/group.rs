@@ -1,7 +1,7 @@
 //! One group on this node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,9 +28,10 @@ use crate::log::GroupLog;
 use crate::message::{Answer, Ballot, Request};
 use crate::peer::Peers;
 use crate::raft_types::{RaftEntry, Types, log_id, position};
-use crate::replica::{self, Replica, SnapshotData, Unused};
+use crate::replica::{self, Replica, Unused};
 use crate::returning::{Return, Returning};
-use crate::snapshot_store::{SnapshotFile, SnapshotStore};
+use crate::snapshot_store::SnapshotStore;
+use crate::state_machine::Landing;
 use crate::status::{GroupRole, GroupStatus};
 
 /// Between two questions to a replica that does not answer.
@@ -60,6 +61,9 @@ pub(crate) struct GroupInner {
     pub(crate) returning: Returning,
     /// When the leader last sent something.
     pub(crate) heard: Mutex<Option<Instant>>,
+    /// Where snapshots land, if not in files.
+    pub(crate) landing: Option<Arc<dyn Landing>>,
+    pub(crate) machine_in_use: Weak<watch::Sender<()>>,
     pub(crate) machine_unused: Unused,
     pub(crate) files_unused: Unused,
     pub(crate) waiting: Semaphore,
@@ -485,22 +489,6 @@ impl Group {
                 Ok(Answer::Complete(self.0.returning.ends_within(deadline).await))
             }
         }
-    }
-
-    /// Takes over a snapshot that was received and verified.
-    pub(crate) async fn install(
-        &self,
-        ballot: Ballot,
-        file: SnapshotFile,
-    ) -> Result<Answer, Refusal> {
-        let refused = |error: std::io::Error| Refusal::Snapshot(error.to_string());
-        let path = file.path().to_owned();
-        let meta = self.0.store.verify(&file).map_err(refused)?;
-        let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::File(file) };
-        let installed = self.0.raft.install_full_snapshot(ballot.into(), snapshot).await;
-        self.0.store.discard(&path);
-        let response = installed.map_err(|fatal| Refusal::Stopped(fatal.to_string()))?;
-        Ok(Answer::SnapshotInstalled((&response.vote).into()))
     }
 }
 

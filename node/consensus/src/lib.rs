@@ -24,6 +24,7 @@ mod message;
 mod network;
 mod peer;
 mod raft_types;
+mod receive;
 mod replica;
 mod returning;
 mod runtime;
@@ -47,5 +48,7 @@ pub use message::{MAX_REQUEST, MessageError, check_request};
 pub use network::{ByteStream, Network, NetworkError};
 pub use runtime::seed_this_thread;
 pub use snapshot_format::{SnapshotDamage, check_snapshot};
-pub use state_machine::{Committed, OwnCopy, SnapshotSource, StateMachine};
+pub use state_machine::{
+    Arrival, Committed, Landed, Landing, OwnCopy, SnapshotSource, StateMachine,
+};
 pub use status::{GroupRole, GroupStatus, Position};

@@ -270,7 +270,7 @@ impl Peer {
         let bytes = match &data {
             SnapshotData::File(file) => Some(file.bytes),
             SnapshotData::Live(_) => None,
-            SnapshotData::Nothing => {
+            SnapshotData::Nothing | SnapshotData::Landed(_) => {
                 let why = "the state machine has no snapshot to send yet".to_owned();
                 return Err(NetworkError::Unreachable(self.to, why));
             }
@@ -299,7 +299,7 @@ impl Peer {
                     send.write_all(&piece).await.map_err(lost)?;
                 }
             }
-            SnapshotData::Nothing => {}
+            SnapshotData::Nothing | SnapshotData::Landed(_) => {}
         }
         send.shutdown().await.map_err(lost)?;
         let size = receive.read_u32().await.map_err(lost)?;

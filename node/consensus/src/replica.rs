@@ -19,7 +19,7 @@ use crate::raft_types::{
 };
 use crate::snapshot_format::{SnapshotEncoder, SnapshotHeader};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore, blocking};
-use crate::state_machine::{Committed, OwnCopy, SnapshotSource, StateMachine};
+use crate::state_machine::{Committed, Landed, OwnCopy, SnapshotSource, StateMachine};
 
 pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotData>;
 
@@ -29,8 +29,17 @@ pub(crate) enum SnapshotData {
     File(SnapshotFile),
     /// A state machine that keeps its state by itself is read while it is sent.
     Live(Box<SnapshotEncoder>),
+    /// It was received, and lies beside the state of a state machine that keeps it by
+    /// itself.
+    Landed(LandedState),
     /// Only its position counts: the log can be purged up to it.
     Nothing,
+}
+
+/// A state that has landed. The state machine must not be opened again before it is gone.
+pub(crate) struct LandedState {
+    pub(crate) landed: Landed,
+    pub(crate) machine: Arc<watch::Sender<()>>,
 }
 
 /// At most so many entries are given to the state machine at once.
@@ -110,13 +119,16 @@ impl Replica {
         };
         if own.is_some()
             && let Some((meta, _)) = store.newest()?
-            && meta.last_log_id <= last
         {
-            // It was received and taken over, and a crash came before that was noted.
-            if meta.last_membership.log_id() > membership.log_id() {
+            let is_taken_over = meta.last_log_id <= last;
+            // A crash came before that was noted.
+            if is_taken_over && meta.last_membership.log_id() > membership.log_id() {
                 membership = meta.last_membership;
             }
-            store.remove_all()?;
+            // Of one that has landed nothing is left.
+            if is_taken_over || machine.landing().is_some() {
+                store.remove_all()?;
+            }
         }
         Ok(Self {
             machine: Mutex::new(machine),
@@ -170,6 +182,28 @@ impl Replica {
 
     fn own_copy(&mut self) -> Option<OwnCopy> {
         self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).own_copy()
+    }
+
+    fn restore(&mut self, snapshot: SnapshotFile) -> io::Result<()> {
+        let snapshot = self.store.publish(snapshot)?;
+        let (_, mut content) = snapshot.reader()?;
+        let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
+        blocking(|| {
+            machine.restore(&mut content)?;
+            content.verify_rest()
+        })
+        .map_err(|error| {
+            let what = format!("{}: {error}", snapshot.path().display());
+            self.log.note(io::Error::new(error.kind(), what))
+        })
+    }
+
+    fn take_over(&mut self, meta: &RaftSnapshotMeta, state: LandedState) -> io::Result<()> {
+        let LandedState { landed, machine: _machine } = state;
+        // Should a crash come before the membership is noted, it is found here.
+        self.store.write(meta, Box::new(io::empty()))?;
+        let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
+        blocking(|| machine.take_over(landed)).map_err(|error| self.log.note(error))
     }
 
     /// A snapshot of an own copy at an entry.
@@ -329,20 +363,13 @@ impl RaftStateMachine<Types> for Replica {
         meta: &RaftSnapshotMeta,
         snapshot: SnapshotData,
     ) -> io::Result<()> {
-        let SnapshotData::File(snapshot) = snapshot else {
-            return Err(io::Error::other("a snapshot without a file"));
-        };
-        let snapshot = self.store.publish(snapshot)?;
-        let (_, mut content) = snapshot.reader()?;
-        let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
-        blocking(|| {
-            machine.restore(&mut content)?;
-            content.verify_rest()
-        })
-        .map_err(|error| {
-            let what = format!("{}: {error}", snapshot.path().display());
-            self.log.note(io::Error::new(error.kind(), what))
-        })?;
+        match snapshot {
+            SnapshotData::File(file) => self.restore(file)?,
+            SnapshotData::Landed(state) => self.take_over(meta, state)?,
+            SnapshotData::Live(_) | SnapshotData::Nothing => {
+                return Err(io::Error::other("a snapshot without its content"));
+            }
+        }
         self.last = meta.last_log_id;
         self.memberships = Memberships::new(meta.last_membership.clone());
         self.bytes_since_snapshot = 0;

@@ -182,99 +182,207 @@ fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Reads the content of a snapshot and verifies it on the way.
-pub(crate) struct SnapshotReader<R> {
-    inner: R,
-    chunk: Vec<u8>,
-    at: usize,
+/// Takes the content of a snapshot.
+pub(crate) type Keep<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
+
+/// Reads a snapshot as it comes, and hands on what it has verified of its content.
+pub(crate) struct SnapshotDecoder {
+    header: Option<SnapshotHeader>,
+    expects: Expects,
+    /// What has come of that.
+    begun: Vec<u8>,
     chunks: u64,
     content: u64,
-    ended: bool,
 }
 
-impl<R: Read> SnapshotReader<R> {
-    /// Reads and verifies the header.
-    pub(crate) fn open(mut inner: R) -> io::Result<(SnapshotHeader, Self)> {
-        let mut fixed = [0; 20];
-        let size = fill(&mut inner, &mut fixed)?;
-        if size < 20 || &fixed[..8] != MAGIC {
-            return Err(SnapshotDamage::Magic.into());
+/// What comes next.
+#[derive(Clone, Copy)]
+enum Expects {
+    Fixed,
+    Header { size: usize, checksum: u32 },
+    ChunkHead,
+    Chunk { size: usize, checksum: u32 },
+    End { checksum: u32 },
+    Nothing,
+}
+
+impl SnapshotDecoder {
+    pub(crate) fn new() -> Self {
+        let (header, begun) = (None, Vec::new());
+        Self { header, expects: Expects::Fixed, begun, chunks: 0, content: 0 }
+    }
+
+    /// The header, once it has come.
+    pub(crate) fn header(&self) -> Option<&SnapshotHeader> {
+        self.header.as_ref()
+    }
+
+    /// Whether the end has come.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.expects, Expects::Nothing)
+    }
+
+    /// What is wrong if nothing more comes.
+    pub(crate) fn cut(&self) -> io::Error {
+        match self.expects {
+            Expects::Fixed => SnapshotDamage::Magic.into(),
+            Expects::Header { .. } => SnapshotDamage::Header("it is cut off".to_owned()).into(),
+            Expects::End { .. } => self.damage("the end is cut off"),
+            Expects::ChunkHead | Expects::Chunk { .. } | Expects::Nothing => {
+                self.damage("it is cut off")
+            }
         }
-        let field = |at: usize| {
-            u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
-        };
-        if field(8) != VERSION {
-            return Err(SnapshotDamage::Version(field(8)).into());
+    }
+
+    /// Takes the next bytes, and hands on the content that they complete.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], keep: Keep<'_>) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let whole = self.whole();
+            if whole == 0 {
+                return Err(self.damage("something follows the end"));
+            }
+            if self.begun.is_empty() && bytes.len() >= whole {
+                let (item, rest) = bytes.split_at(whole);
+                bytes = rest;
+                self.take(item, keep)?;
+                continue;
+            }
+            let (some, rest) = bytes.split_at(bytes.len().min(self.needs()));
+            bytes = rest;
+            self.begun.extend_from_slice(some);
+            if self.begun.len() == whole {
+                let item = std::mem::take(&mut self.begun);
+                self.take(&item, keep)?;
+                self.begun = item;
+                self.begun.clear();
+            }
         }
-        let length = field(12) as usize;
-        if length > MAX_HEADER {
-            return Err(SnapshotDamage::Header(format!("it claims {length} bytes")).into());
+        Ok(())
+    }
+
+    /// Bytes of what is expected next that have not come; 0 behind the end.
+    fn needs(&self) -> usize {
+        self.whole() - self.begun.len()
+    }
+
+    /// Bytes of what is expected.
+    fn whole(&self) -> usize {
+        match self.expects {
+            Expects::Fixed => 20,
+            Expects::Header { size, .. } | Expects::Chunk { size, .. } => size,
+            Expects::ChunkHead => 8,
+            Expects::End { .. } => 16,
+            Expects::Nothing => 0,
         }
-        let mut header = vec![0; length];
-        if fill(&mut inner, &mut header)? < length {
-            return Err(SnapshotDamage::Header("it is cut off".to_owned()).into());
-        }
-        if crc32fast::hash(&header) != field(16) {
-            return Err(SnapshotDamage::Header("its checksum is wrong".to_owned()).into());
-        }
-        let header =
-            encoding::decode(&header).map_err(|error| SnapshotDamage::Header(error.to_string()))?;
-        let reader = Self { inner, chunk: Vec::new(), at: 0, chunks: 0, content: 0, ended: false };
-        Ok((header, reader))
     }
 
     fn damage(&self, what: &'static str) -> io::Error {
         SnapshotDamage::Chunk { chunk: self.chunks, offset: self.content, what }.into()
     }
 
-    fn next_chunk(&mut self) -> io::Result<()> {
-        let mut fixed = [0; 8];
-        if fill(&mut self.inner, &mut fixed)? < 8 {
-            return Err(self.damage("it is cut off"));
-        }
-        let [a, b, c, d, e, f, g, h] = fixed;
-        let size = u32::from_be_bytes([a, b, c, d]) as usize;
-        let checksum = u32::from_be_bytes([e, f, g, h]);
-        if size == 0 {
-            return self.end(checksum);
-        }
-        if size > CHUNK {
-            return Err(self.damage("its length is impossible"));
-        }
-        self.chunk.resize(size, 0);
-        self.at = 0;
-        if fill(&mut self.inner, &mut self.chunk)? < size {
-            return Err(self.damage("it is cut off"));
-        }
-        if chunk_checksum(self.chunks, &self.chunk) != checksum {
-            return Err(self.damage("its checksum is wrong"));
-        }
-        self.chunks += 1;
-        self.content += size as u64;
+    fn take(&mut self, item: &[u8], keep: Keep<'_>) -> io::Result<()> {
+        self.expects = match self.expects {
+            Expects::Fixed => fixed(item)?,
+            Expects::Header { checksum, .. } => {
+                self.header = Some(header(item, checksum)?);
+                Expects::ChunkHead
+            }
+            Expects::ChunkHead => match (field(item, 0) as usize, field(item, 4)) {
+                (0, checksum) => Expects::End { checksum },
+                (size, _) if size > CHUNK => {
+                    return Err(self.damage("its length is impossible"));
+                }
+                (size, checksum) => Expects::Chunk { size, checksum },
+            },
+            Expects::Chunk { checksum, .. } => {
+                if chunk_checksum(self.chunks, item) != checksum {
+                    return Err(self.damage("its checksum is wrong"));
+                }
+                keep(item)?;
+                self.chunks += 1;
+                self.content += item.len() as u64;
+                Expects::ChunkHead
+            }
+            Expects::End { checksum } => {
+                let expected = [self.chunks.to_be_bytes(), self.content.to_be_bytes()].concat();
+                if item != expected || chunk_checksum(u64::MAX, item) != checksum {
+                    return Err(self.damage("the end does not fit the chunks before it"));
+                }
+                Expects::Nothing
+            }
+            Expects::Nothing => Expects::Nothing,
+        };
         Ok(())
     }
+}
 
-    fn end(&mut self, checksum: u32) -> io::Result<()> {
-        let mut end = [0; 16];
-        if fill(&mut self.inner, &mut end)? < 16 {
-            return Err(self.damage("the end is cut off"));
+/// What follows the first bytes.
+fn fixed(item: &[u8]) -> Result<Expects, SnapshotDamage> {
+    if &item[..8] != MAGIC {
+        return Err(SnapshotDamage::Magic);
+    }
+    if field(item, 8) != VERSION {
+        return Err(SnapshotDamage::Version(field(item, 8)));
+    }
+    match field(item, 12) as usize {
+        0 => Err(SnapshotDamage::Header("it is empty".to_owned())),
+        size if size > MAX_HEADER => Err(SnapshotDamage::Header(format!("it claims {size} bytes"))),
+        size => Ok(Expects::Header { size, checksum: field(item, 16) }),
+    }
+}
+
+fn header(item: &[u8], checksum: u32) -> Result<SnapshotHeader, SnapshotDamage> {
+    if crc32fast::hash(item) != checksum {
+        return Err(SnapshotDamage::Header("its checksum is wrong".to_owned()));
+    }
+    encoding::decode(item).map_err(|error| SnapshotDamage::Header(error.to_string()))
+}
+
+fn field(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Reads the content of a snapshot and verifies it on the way.
+pub(crate) struct SnapshotReader<R> {
+    inner: R,
+    decoder: SnapshotDecoder,
+    piece: Vec<u8>,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl<R: Read> SnapshotReader<R> {
+    /// Reads and verifies the header.
+    pub(crate) fn open(inner: R) -> io::Result<(SnapshotHeader, Self)> {
+        let decoder = SnapshotDecoder::new();
+        let mut reader = Self { inner, decoder, piece: Vec::new(), chunk: Vec::new(), at: 0 };
+        loop {
+            reader.step()?;
+            if let Some(header) = reader.decoder.header() {
+                return Ok((header.clone(), reader));
+            }
         }
-        let mut expected = [0; 16];
-        expected[..8].copy_from_slice(&self.chunks.to_be_bytes());
-        expected[8..].copy_from_slice(&self.content.to_be_bytes());
-        if end != expected || chunk_checksum(u64::MAX, &end) != checksum {
-            return Err(self.damage("the end does not fit the chunks before it"));
+    }
+
+    /// Reads what is expected next.
+    fn step(&mut self) -> io::Result<()> {
+        self.piece.resize(self.decoder.needs(), 0);
+        if fill(&mut self.inner, &mut self.piece)? < self.piece.len() {
+            return Err(self.decoder.cut());
         }
-        self.ended = true;
-        self.chunk.clear();
-        self.at = 0;
-        Ok(())
+        let (chunk, at) = (&mut self.chunk, &mut self.at);
+        self.decoder.push(&self.piece, &mut |content| {
+            *at = 0;
+            chunk.clear();
+            chunk.extend_from_slice(content);
+            Ok(())
+        })
     }
 
     /// Reads what is left and verifies it.
     pub(crate) fn verify_rest(mut self) -> io::Result<()> {
-        while !self.ended {
-            self.next_chunk()?;
+        while !self.decoder.is_whole() {
+            self.step()?;
         }
         Ok(())
     }
@@ -282,8 +390,8 @@ impl<R: Read> SnapshotReader<R> {
 
 impl<R: Read> Read for SnapshotReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.chunk.len() && !self.ended {
-            self.next_chunk()?;
+        while self.at == self.chunk.len() && !self.decoder.is_whole() {
+            self.step()?;
         }
         let size = buffer.len().min(self.chunk.len() - self.at);
         buffer[..size].copy_from_slice(&self.chunk[self.at..self.at + size]);
@@ -330,6 +438,27 @@ mod tests {
         let mut read = Vec::new();
         reader.read_to_end(&mut read).unwrap();
         assert_eq!(read, content);
+    }
+
+    #[test]
+    fn it_may_come_in_pieces_of_any_size() {
+        let content: Vec<u8> = (0..150_000_u32).map(|i| (i % 249) as u8).collect();
+        let bytes = snapshot(&content);
+        for size in [1, 7, 4096, CHUNK + 8, bytes.len()] {
+            let (mut decoder, mut read) = (SnapshotDecoder::new(), Vec::new());
+            for piece in bytes.chunks(size) {
+                assert!(!decoder.is_whole());
+                let mut keep = |content: &[u8]| {
+                    read.extend_from_slice(content);
+                    Ok(())
+                };
+                decoder.push(piece, &mut keep).unwrap();
+            }
+            assert!(decoder.is_whole());
+            assert_eq!(decoder.header().unwrap().group, GroupId(5));
+            assert_eq!(read, content);
+            assert!(decoder.push(b"x", &mut |_| Ok(())).is_err(), "nothing follows the end");
+        }
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl SnapshotStore {
         self.handled.load(Ordering::Relaxed)
     }
 
+    /// Notes that so many bytes of a snapshot were received.
+    pub(crate) fn note_handled(&self, bytes: usize) {
+        self.handled.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// The indices of the snapshots, the newest last.
     fn indices(&self) -> io::Result<Vec<u64>> {
         let names = self.disk.list(&self.dir)?;

@@ -1,6 +1,8 @@
 //! What a group replicates: the trait that its users implement.
 
+use std::any::Any;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -33,6 +35,36 @@ pub struct OwnCopy {
 
 /// A stable copy of a state machine's state, read while later entries are applied.
 pub type SnapshotSource = Box<dyn Read + Send>;
+
+/// Where a state of another replica lands: beside the state in use, which it leaves
+/// alone. It must not keep the state machine.
+pub trait Landing: Send + Sync + 'static {
+    /// Begins to receive what [`StateMachine::snapshot`] yielded elsewhere. Several may
+    /// come at once.
+    ///
+    /// # Errors
+    /// This snapshot is not taken; it will come again.
+    fn begin(&self) -> io::Result<Box<dyn Arrival>>;
+}
+
+/// A state that is being received. Dropped, it leaves nothing.
+pub trait Arrival: Send {
+    /// Takes the next bytes, which are verified. May block for as long as a disk takes.
+    ///
+    /// # Errors
+    /// The snapshot is not taken.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes it durable after the last bytes.
+    ///
+    /// # Errors
+    /// It is not whole, or the disk failed.
+    fn finish(self: Box<Self>) -> io::Result<Landed>;
+}
+
+/// A state that has landed, for [`StateMachine::take_over`]. Dropped, it leaves nothing;
+/// nor does a crash leave it.
+pub type Landed = Box<dyn Any + Send>;
 
 /// The deterministic state that a group replicates.
 ///
@@ -83,5 +115,23 @@ pub trait StateMachine: Send + 'static {
     /// all, when it returns. Asked often, so it must be cheap.
     fn own_copy(&self) -> Option<OwnCopy> {
         None
+    }
+
+    /// Where states of others land, for a state machine that keeps its state by itself.
+    /// They are then written once, and this replica goes on with what it has until one
+    /// is whole. Without it they are written to a file for [`StateMachine::restore`].
+    /// Asked once.
+    fn landing(&self) -> Option<Arc<dyn Landing>> {
+        None
+    }
+
+    /// Replaces the whole state by one that has landed. It must be durable, whole or not
+    /// at all, when this returns.
+    ///
+    /// # Errors
+    /// The group stops on this node and asks for repair.
+    fn take_over(&mut self, landed: Landed) -> io::Result<()> {
+        drop(landed);
+        Err(io::Error::new(io::ErrorKind::Unsupported, "states of others do not land here"))
     }
 }

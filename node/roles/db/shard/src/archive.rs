@@ -95,7 +95,7 @@ impl Shard {
         Ok(LoggedEntries::Next(entries.collect(), next))
     }
 
-    /// The pages as they are settled now. While it is kept SQLite's log is not emptied.
+    /// The pages as they are settled now, read while the copy goes on.
     ///
     /// # Errors
     /// The copy is closed, or its file cannot be read.

@@ -27,6 +27,7 @@ mod hand_over;
 mod in_flight;
 mod interactive;
 mod job;
+mod landing;
 mod machine;
 mod outbox;
 mod payload;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use rung_consensus::{Committed, OwnCopy, Position, SnapshotSource, StateMachine};
-use rung_pages::{Outcome, PagesError};
+use rung_consensus::{Committed, Landed, Landing, OwnCopy, Position, SnapshotSource, StateMachine};
+use rung_pages::{Outcome, PageStore, PagesError};
 
 use crate::core::{Core, LogPlace, stop_for};
+use crate::landing::Runway;
 use crate::payload::{self, APPLIED, Content, PART, SKIPPED};
 use crate::status::CopyState;
 
@@ -92,6 +93,37 @@ impl Machine {
         self.0.counts.newest_entry_ms.fetch_max(newest, Ordering::AcqRel);
     }
 
+    /// Replaces the pages, after the writer has left them.
+    fn replace(
+        &self,
+        with: impl FnOnce(&mut PageStore) -> Result<(), PagesError>,
+    ) -> io::Result<()> {
+        let core = &*self.0;
+        core.meter.evict();
+        core.bell.notify_all();
+        let _turn = core.write_lock.take();
+        core.meter.rest();
+        let replaced = core.store().and_then(|mut store| {
+            with(&mut store)?;
+            let position = store.position();
+            let place = Position { term: position.epoch, index: store.durable_index() };
+            *core.log() = LogPlace { durable: Some(place), given: Some(place), is_position: true };
+            Ok(position)
+        });
+        match replaced {
+            Ok(position) => {
+                core.history.fetch_add(1, Ordering::AcqRel);
+                core.restored(&position);
+                Ok(())
+            }
+            // What came is not whole; the file is as it was.
+            Err(PagesError::Snapshot(what)) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, what))
+            }
+            Err(error) => Err(self.fail(&error)),
+        }
+    }
+
     fn fail(&self, error: &PagesError) -> io::Error {
         self.0.stop(stop_for(error));
         io::Error::other(error.to_string())
@@ -139,30 +171,17 @@ impl StateMachine for Machine {
     }
 
     fn restore(&mut self, source: &mut dyn Read) -> io::Result<()> {
-        let core = &*self.0;
-        core.meter.evict();
-        core.bell.notify_all();
-        let _turn = core.write_lock.take();
-        core.meter.rest();
-        let restored = core.store().and_then(|mut store| {
-            store.restore(source)?;
-            let position = store.position();
-            let place = Position { term: position.epoch, index: store.durable_index() };
-            *core.log() = LogPlace { durable: Some(place), given: Some(place), is_position: true };
-            Ok(position)
-        });
-        match restored {
-            Ok(position) => {
-                core.history.fetch_add(1, Ordering::AcqRel);
-                core.restored(&position);
-                Ok(())
-            }
-            // What came is not whole; the file is as it was.
-            Err(PagesError::Snapshot(what)) => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, what))
-            }
-            Err(error) => Err(self.fail(&error)),
-        }
+        self.replace(|store| store.restore(source))
+    }
+
+    fn landing(&self) -> Option<Arc<dyn Landing>> {
+        let store = self.0.store().ok()?;
+        Some(Arc::new(Runway(store.landing())))
+    }
+
+    fn take_over(&mut self, landed: Landed) -> io::Result<()> {
+        let landed = landed.downcast().map_err(|_| io::Error::other("not of a shard"))?;
+        self.replace(|store| store.take_over(*landed))
     }
 
     /// What this copy has executed itself was written by it, and needs only to be
