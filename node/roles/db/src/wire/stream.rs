@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -164,22 +165,14 @@ impl WireStream {
         let count = if self.input.is_empty() {
             // No memory is held while an idle client thinks.
             self.input = BytesMut::new();
+            let input = &mut self.input;
             match &mut self.transport {
-                Transport::Plain(stream) => loop {
+                Transport::Plain(stream) if room > READ => {
                     stream.readable().await?;
-                    self.input.reserve(room);
-                    match stream.try_read_buf(&mut self.input) {
-                        Ok(count) => break count,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            self.input = BytesMut::new();
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
-                },
-                Transport::Tls(stream) => {
-                    let input = &mut self.input;
-                    poll_fn(|cx| poll_first(stream, cx, input)).await?
+                    input.reserve(room);
+                    stream.read_buf(input).await?
                 }
+                transport => poll_fn(|cx| poll_first(transport, cx, input)).await?,
             }
         } else {
             self.input.reserve(room);
@@ -242,13 +235,13 @@ impl WireStream {
 
 /// Reads what has arrived. Until then the buffer is one on the stack.
 fn poll_first(
-    stream: &mut TlsStream<TcpStream>,
+    transport: &mut Transport,
     cx: &mut Context<'_>,
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
-    let mut bytes = [0; READ];
-    let mut buffer = ReadBuf::new(&mut bytes);
-    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    let mut bytes = [MaybeUninit::uninit(); READ];
+    let mut buffer = ReadBuf::uninit(&mut bytes);
+    ready!(Pin::new(transport).poll_read(cx, &mut buffer))?;
     input.extend_from_slice(buffer.filled());
     Poll::Ready(Ok(buffer.filled().len()))
 }
