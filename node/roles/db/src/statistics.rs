@@ -80,6 +80,8 @@ pub struct StatementStatistics {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended<'a> {
     pub text: &'a str,
+    /// What [`hash_of_normal_form`] makes of the text.
+    pub hash: u64,
     pub took: Duration,
     pub failed: bool,
     pub database: &'a str,
@@ -167,9 +169,8 @@ impl Statistics {
         if self.slow_from.is_some_and(|from| took >= from) {
             self.remember_slow(&normal_form(ended.text), ended);
         }
-        let hash = hash_of_normal_form(ended.text);
         let mut statements = lock(&self.statements);
-        if let Some(known) = statements.get_mut(&hash) {
+        if let Some(known) = statements.get_mut(&ended.hash) {
             known.add(took, failed);
             return;
         }
@@ -184,7 +185,7 @@ impl Statistics {
             longest: Duration::ZERO,
         };
         new.add(took, failed);
-        statements.insert(hash, new);
+        statements.insert(ended.hash, new);
     }
 
     fn remember_slow(&self, text: &str, ended: &Ended<'_>) {
@@ -261,7 +262,7 @@ fn normal_form(text: &str) -> String {
 }
 
 /// Tells texts apart that differ in more than constants, without a copy of them.
-fn hash_of_normal_form(text: &str) -> u64 {
+pub(crate) fn hash_of_normal_form(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     pieces(text, |piece| hasher.write(piece.as_bytes()));
     hasher.finish()
@@ -376,6 +377,7 @@ mod tests {
     fn ended(text: &str, took: Duration, failed: bool) -> Ended<'_> {
         Ended {
             text,
+            hash: hash_of_normal_form(text),
             took,
             failed,
             database: "shop",

@@ -1,8 +1,8 @@
 //! A parsed statement, and what a session must know of it before it is executed.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use sqlparser::ast;
 
@@ -30,6 +30,14 @@ pub(crate) struct Form {
     pub overriding: bool,
     /// Set where literals were taken out.
     pub shape: Option<Shape>,
+    /// See [`Statement::number`].
+    pub number: OnceLock<u64>,
+}
+
+impl Form {
+    pub fn new(kind: Kind, body: Body) -> Self {
+        Self { kind, body, overriding: false, shape: None, number: OnceLock::new() }
+    }
 }
 
 /// The text without its literals.
@@ -297,11 +305,11 @@ pub struct CopyCommand {
 
 impl Statement {
     pub(crate) fn new(text: &str, kind: Kind, body: Body) -> Self {
-        Self::whole(text, Form { kind, body, overriding: false, shape: None })
+        Self::whole(text, Form::new(kind, body))
     }
 
     pub(crate) fn with_overriding(text: &str, kind: Kind, body: Body) -> Self {
-        Self::whole(text, Form { kind, body, overriding: true, shape: None })
+        Self::whole(text, Form { overriding: true, ..Form::new(kind, body) })
     }
 
     fn whole(text: &str, form: Form) -> Self {
@@ -336,6 +344,12 @@ impl Statement {
     /// The statement alone, without the semicolon.
     pub fn text(&self) -> &str {
         &self.0.text
+    }
+
+    /// What `of` makes of the text, which must not depend on its constants: it is asked
+    /// once for all statements that differ in these alone.
+    pub fn number(&self, of: impl FnOnce(&str) -> u64) -> u64 {
+        *self.0.form.number.get_or_init(|| of(self.text()))
     }
 
     pub fn kind(&self) -> &Kind {

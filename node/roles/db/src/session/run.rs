@@ -14,7 +14,7 @@ use super::control::failed;
 use super::transaction::{Opened, Phase};
 use super::{Arguments, Freshness, Outcome, Session, Surroundings, is_replica};
 use crate::backend::{Answer, Call, Level, Open, Operation};
-use crate::statistics::{Ended, Served};
+use crate::statistics::{Ended, Served, hash_of_normal_form};
 
 impl Session {
     /// Executes one statement. After an error the transaction that it belongs to
@@ -47,6 +47,7 @@ impl Session {
     fn ended(&self, statement: &Statement, began: Instant, tag: Option<&str>) {
         self.shared.statistics.statement(&Ended {
             text: statement.text(),
+            hash: statement.number(hash_of_normal_form),
             took: began.elapsed(),
             failed: tag.is_none(),
             database: &self.context.database,
