@@ -1,6 +1,7 @@
 //! Executes statements on one SQLite connection.
 
 mod brevity;
+mod catalog_state;
 mod copy_in;
 mod copy_out;
 mod copy_text;
@@ -25,6 +26,7 @@ use crate::result::{Complete, Description, Formats, Parameters, ResultColumn, Ro
 use crate::statement::{Body, CopyDirection, Kind, Statement};
 use crate::system::System;
 use crate::{Catalog, PgType, SqlError, SqlState, TypeUse, catalog_store, functions, schema};
+use catalog_state::CatalogState;
 use guards::Noted;
 use lifted::Filled;
 use plans::Plans;
@@ -33,11 +35,13 @@ use plans::Plans;
 const PREPARED_STATEMENTS: usize = 256;
 
 /// A connection that speaks PostgreSQL's language. It begins and ends no
-/// transactions; each statement is atomic within what its owner began.
+/// transactions; each statement is atomic within what its owner began. A transaction
+/// that cannot write must be ended by ROLLBACK, for the catalog's sake.
 pub struct Executor {
     connection: Connection,
     context: SharedContext,
     catalog: Arc<Catalog>,
+    catalog_state: CatalogState,
     system: System,
     plans: Plans,
     noted: Noted,
@@ -50,9 +54,11 @@ impl Executor {
     ///
     /// # Errors
     /// What SQLite gives when it cannot be set up, such as for a lack of memory.
-    pub fn new(connection: Connection) -> Result<Self, SqlError> {
+    pub fn new(mut connection: Connection) -> Result<Self, SqlError> {
         let context = SharedContext::new(Context::new("", ""));
         let noted = set_up(&connection, &context).map_err(|error| errors::plain(&error))?;
+        let catalog_state =
+            CatalogState::of(&mut connection).map_err(|error| errors::plain(&error))?;
         let system =
             System::register(&connection, &context).map_err(|error| errors::plain(&error))?;
         Ok(Self {
@@ -60,6 +66,7 @@ impl Executor {
             system,
             context,
             catalog: Arc::default(),
+            catalog_state,
             plans: Plans::new(),
             noted,
             buffer: Vec::new(),
@@ -68,6 +75,7 @@ impl Executor {
 
     /// Creates the tables of the catalog in an empty database.
     pub fn install(&mut self) -> Result<(), SqlError> {
+        self.catalog_state.changes();
         catalog_store::install(&self.connection)
     }
 
@@ -77,16 +85,21 @@ impl Executor {
 
     /// For what replaces the whole database.
     pub fn connection_mut(&mut self) -> &mut Connection {
+        self.catalog_state.changes();
         &mut self.connection
     }
 
     /// The schema as the connection sees it now.
     pub fn catalog(&mut self) -> Result<Arc<Catalog>, SqlError> {
+        if self.catalog_state.is_current(&self.connection) {
+            return Ok(self.catalog.clone());
+        }
         let version = catalog_store::load_version(&self.connection)?;
         if version != self.catalog.version {
             self.catalog = Arc::new(catalog_store::load_catalog(&self.connection)?);
             self.system.set_catalog(self.catalog.clone());
         }
+        self.catalog_state.looked_at(&self.connection);
         Ok(self.catalog.clone())
     }
 
@@ -170,6 +183,7 @@ impl Executor {
         context: &Context,
     ) -> Result<Complete, SqlError> {
         let catalog = self.catalog()?;
+        self.catalog_state.changes();
         self.context.set(context);
         let complete = match statement.body() {
             Body::Statement(ast) => {
@@ -188,6 +202,7 @@ impl Executor {
         };
         // A statement that SQLite rolled back may have taken the catalog with it.
         self.catalog = Arc::default();
+        self.catalog_state.changes();
         let mut complete = complete?;
         complete.effects = std::mem::take(&mut self.context.lock().effects);
         Ok(complete)
@@ -248,6 +263,12 @@ impl Executor {
     /// nothing has satisfied yet. To be asked before RELEASE and COMMIT.
     pub fn deferred_violation(&self) -> Option<SqlError> {
         deferred::violation(&self.connection)
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        catalog_state::forget(&mut self.connection);
     }
 }
 

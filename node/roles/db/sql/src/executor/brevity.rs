@@ -31,6 +31,13 @@ impl Executor {
         if !matches!((statement.kind(), statement.body()), (Kind::Write, Body::Statement(_))) {
             return false;
         }
+        // How long it takes is a guess, for which the plan of an earlier schema will do.
+        let catalog = self.catalog.clone();
+        if let Some(plan) = self.plans.known(statement, parameter_types, &catalog, context)
+            && let Some(is_brief) = plan.is_brief.get()
+        {
+            return *is_brief;
+        }
         let shared = match parameter_types.is_empty() {
             true => self.filled(statement, context).ok().flatten().map(|(plan, _)| plan),
             false => None,

@@ -55,17 +55,8 @@ impl Plans {
         catalog: &Arc<Catalog>,
         context: &Context,
     ) -> Result<Arc<Plan>, SqlError> {
-        let mut hasher = DefaultHasher::new();
-        statement.text().hash(&mut hasher);
-        parameter_types.hash(&mut hasher);
-        let hash = hasher.finish();
-        let is_same = |of: &Of| match of {
-            Of::Statement { statement: known, parameter_types: types } => {
-                types == parameter_types && known.text() == statement.text()
-            }
-            Of::Shape(_) => false,
-        };
-        if let Some(plan) = self.find(hash, catalog, context, is_same) {
+        let hash = hash_of(statement, parameter_types);
+        if let Some(plan) = self.of_text(hash, statement, parameter_types, catalog, context) {
             return Ok(plan);
         }
         let plan = translated(statement, parameter_types, catalog, context)?;
@@ -75,6 +66,40 @@ impl Plans {
             self.keep(hash, of, &plan, catalog, context);
         }
         Ok(plan)
+    }
+
+    /// The plan that a statement would be executed with, if there is one already.
+    pub fn known(
+        &mut self,
+        statement: &Statement,
+        parameter_types: &[Option<PgType>],
+        catalog: &Arc<Catalog>,
+        context: &Context,
+    ) -> Option<Arc<Plan>> {
+        match statement.shape() {
+            Some(shape) => self.of_shape(shape, catalog, context),
+            None => {
+                let hash = hash_of(statement, parameter_types);
+                self.of_text(hash, statement, parameter_types, catalog, context)
+            }
+        }
+    }
+
+    fn of_text(
+        &mut self,
+        hash: u64,
+        statement: &Statement,
+        parameter_types: &[Option<PgType>],
+        catalog: &Arc<Catalog>,
+        context: &Context,
+    ) -> Option<Arc<Plan>> {
+        let is_same = |of: &Of| match of {
+            Of::Statement { statement: known, parameter_types: types } => {
+                types == parameter_types && known.text() == statement.text()
+            }
+            Of::Shape(_) => false,
+        };
+        self.find(hash, catalog, context, is_same)
     }
 
     /// The plan of a statement without its literals, if there is one already.
@@ -131,6 +156,13 @@ impl Plans {
         };
         self.plans.put(hash, known);
     }
+}
+
+fn hash_of(statement: &Statement, parameter_types: &[Option<PgType>]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    statement.text().hash(&mut hasher);
+    parameter_types.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Translates a query or DML.
