@@ -92,6 +92,7 @@ impl PageStore {
         // newest commit, so readers begin there without one.
         let snapshot = self.gate.state().snapshot.clone();
         self.set_gate(None);
+        self.gate.end_kept();
         self.unpin()?;
         let emptied = match self.empty() {
             Ok(true) => self.begin_wal().map(|()| true),

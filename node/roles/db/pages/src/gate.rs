@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use rusqlite::{Connection, ErrorCode, ffi};
 
 use crate::connection::{self, Purpose};
@@ -45,7 +45,11 @@ struct Inner {
     readers: AtomicUsize,
     ended: Mutex<u64>,
     changed: Condvar,
+    /// Called before each checkpoint.
+    checkpointing: Mutex<Vec<Called>>,
 }
+
+type Called = Box<dyn Fn() + Send + Sync>;
 
 /// What readers begin at.
 #[derive(Clone)]
@@ -69,6 +73,7 @@ impl Gate {
             readers: AtomicUsize::new(0),
             ended: Mutex::new(0),
             changed: Condvar::new(),
+            checkpointing: Mutex::default(),
         }))
     }
 
@@ -111,7 +116,7 @@ impl Gate {
                 Ok(()) => {
                     self.0.readers.fetch_add(1, Ordering::SeqCst);
                     drop(opening);
-                    return Ok(Reading { gate: self.0.clone(), position: state.position });
+                    return Ok(Reading { gate: self.0.clone(), state: Guard::into_inner(state) });
                 }
                 Err(error) if tried < TRIES && passed(&error) => tried += 1,
                 Err(error) => {
@@ -120,6 +125,26 @@ impl Gate {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// Whether a reading that begins now would see what this one sees, and no
+    /// checkpoint waits for it. Then it may go on in place of one that begins.
+    pub fn is_newest(&self, reading: &Reading) -> bool {
+        let state = self.0.state.load();
+        Arc::ptr_eq(&state, &reading.state) && state.snapshot.is_some()
+    }
+
+    /// Has `end` called before each checkpoint, on its thread: it ends readings that
+    /// are kept though nobody reads. [`Gate::is_newest`] is true of none any more then.
+    pub fn on_checkpoint(&self, end: impl Fn() + Send + Sync + 'static) {
+        let mut called = self.0.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        called.push(Box::new(end));
+    }
+
+    /// A checkpoint begins: readings that nobody needs end.
+    pub(crate) fn end_kept(&self) {
+        let called = self.0.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        called.iter().for_each(|end| end());
     }
 
     /// The position that a reading would begin at now.
@@ -180,13 +205,14 @@ impl Gate {
 /// connection that it was begun on.
 pub struct Reading {
     gate: Arc<Inner>,
-    position: Position,
+    /// What it began at.
+    state: Arc<State>,
 }
 
 impl Reading {
     /// What it sees.
     pub fn position(&self) -> Position {
-        self.position
+        self.state.position
     }
 
     /// Ends the transaction.
@@ -194,13 +220,14 @@ impl Reading {
     /// # Errors
     /// SQLite could not end it; close the connection.
     pub fn end(self, connection: &Connection) -> Result<(), PagesError> {
-        let main = || self.gate.state.load().main.clone();
         if connection.is_autocommit() {
             // An error, or the caller, has ended it already.
             return Ok(());
         }
         let ended = connection.prepare_cached("ROLLBACK").and_then(|mut end| end.execute([]));
-        ended.map(|_| ()).map_err(|error| PagesError::sqlite("end a reading", &main())(error))
+        ended
+            .map(|_| ())
+            .map_err(|error| PagesError::sqlite("end a reading", &self.state.main)(error))
     }
 }
 

@@ -14,12 +14,59 @@ use crate::error::ShardError;
 use crate::read::{Held, Holder, evict};
 use crate::turn::Meter;
 
+/// Reads of one snapshot after which the file is mapped into memory. SQLite undoes that
+/// with each new snapshot, which costs more than a few reads gain.
+const READS_BEFORE_MAPPING: u32 = 128;
+
 /// A connection that reads, and what it may take.
 pub(crate) struct ReadConnection {
     pub executor: Executor,
     ticket: ReaderTicket,
     pub meter: Meter,
     number: u64,
+    /// Reads of the snapshot that it has, or had last, but for the first.
+    reads: u32,
+}
+
+impl ReadConnection {
+    /// One more read of the same snapshot.
+    fn reads_again(&mut self) -> rusqlite::Result<()> {
+        self.reads = self.reads.saturating_add(1);
+        // Copying pages out of the system's cache is the largest part of a short read.
+        if self.reads == READS_BEFORE_MAPPING { self.map(i32::MAX) } else { Ok(()) }
+    }
+
+    /// Another snapshot is about to begin.
+    fn reads_anew(&mut self) -> rusqlite::Result<()> {
+        let was_mapped = self.reads >= READS_BEFORE_MAPPING;
+        self.reads = 0;
+        if was_mapped { self.map(0) } else { Ok(()) }
+    }
+
+    /// Maps so much of the file, as far as SQLite can.
+    fn map(&self, bytes: i32) -> rusqlite::Result<()> {
+        self.executor.connection().execute_batch(&format!("PRAGMA mmap_size={bytes}"))
+    }
+}
+
+/// A connection that nobody reads on. Its last snapshot is kept: the next read has it
+/// without beginning one, if nothing was committed meanwhile.
+struct Idle {
+    connection: ReadConnection,
+    kept: Option<Reading>,
+}
+
+impl Idle {
+    /// Ends the snapshot that is kept, if one is. Says whether the connection can be used
+    /// again.
+    fn end(&mut self) -> bool {
+        let connection = self.connection.executor.connection();
+        let ended = self.kept.take().map_or(Ok(()), |kept| kept.end(connection));
+        if let Err(error) = ended {
+            tracing::warn!(%error, "a read did not end");
+        }
+        connection.is_autocommit()
+    }
 }
 
 type Task = Box<dyn FnOnce() + Send>;
@@ -28,7 +75,7 @@ type Task = Box<dyn FnOnce() + Send>;
 pub(crate) struct Readers {
     gate: Gate,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<ReadConnection>>,
+    idle: Arc<Mutex<Vec<Idle>>>,
     /// The meters of all connections, by number.
     meters: Mutex<Vec<(u64, Meter)>>,
     /// Rung when a connection was closed.
@@ -57,10 +104,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Readers {
     pub fn new(gate: Gate, limits: &Limits) -> Self {
+        let idle = Arc::<Mutex<Vec<Idle>>>::default();
+        // The gate is part of what is kept, so it must not own it.
+        let kept = Arc::downgrade(&idle);
+        gate.on_checkpoint(move || {
+            if let Some(idle) = kept.upgrade() {
+                lock(&idle).iter_mut().for_each(|idle| {
+                    idle.end();
+                });
+            }
+        });
         Self {
             gate,
             permits: Arc::new(Semaphore::new(limits.readers)),
-            idle: Mutex::default(),
+            idle,
             meters: Mutex::default(),
             closed: Notify::new(),
             holders: Mutex::default(),
@@ -114,17 +171,36 @@ impl Readers {
         meter.install(&mut reader.connection).map_err(failed)?;
         let executor = Executor::new(reader.connection)
             .map_err(|error| PagesError::Broken(error.to_string()))?;
-        Ok(ReadConnection { executor, ticket: reader.ticket, meter, number })
+        Ok(ReadConnection { executor, ticket: reader.ticket, meter, number, reads: 0 })
     }
 
     /// A connection with a snapshot of what is settled.
     pub fn begin(&self) -> Result<(ReadConnection, Reading), ShardError> {
         loop {
             let idle = lock(&self.idle).pop();
-            let connection = match idle {
-                Some(connection) => connection,
+            let mut connection = match idle {
+                Some(Idle { mut connection, kept: Some(reading) })
+                    if self.gate.is_newest(&reading) =>
+                {
+                    if let Err(error) = connection.reads_again() {
+                        self.forget(connection);
+                        return Err(map_error(&error));
+                    }
+                    return Ok((connection, reading));
+                }
+                Some(mut idle) => {
+                    if !idle.end() {
+                        self.forget(idle.connection);
+                        continue;
+                    }
+                    idle.connection
+                }
                 None => self.connect()?,
             };
+            if let Err(error) = connection.reads_anew() {
+                self.forget(connection);
+                return Err(map_error(&error));
+            }
             match self.gate.begin(connection.executor.connection(), connection.ticket) {
                 Ok(reading) => return Ok((connection, reading)),
                 // The file was replaced.
@@ -137,25 +213,31 @@ impl Readers {
         }
     }
 
-    /// Ends a snapshot and keeps the connection for others.
+    /// Nobody reads on a snapshot any more. It and its connection are kept for others.
     pub fn end(&self, connection: ReadConnection, reading: Reading) {
         connection.meter.rest();
-        match reading.end(connection.executor.connection()) {
-            Ok(()) => self.keep(connection),
-            Err(error) => {
-                tracing::warn!(%error, "a read did not end");
-                self.forget(connection);
+        // An error may have ended it.
+        let has_ended = connection.executor.connection().is_autocommit();
+        let mut ending = Idle { connection, kept: Some(reading) };
+        {
+            let mut idle = lock(&self.idle);
+            // Under the lock: a checkpoint that begins after this finds it there.
+            let is_kept =
+                !has_ended && ending.kept.as_ref().is_some_and(|it| self.gate.is_newest(it));
+            if is_kept && !self.has_stopped() {
+                idle.push(ending);
+                return;
             }
         }
-    }
-
-    fn keep(&self, connection: ReadConnection) {
-        let mut idle = lock(&self.idle);
+        let mut idle = match ending.end() {
+            true => lock(&self.idle),
+            false => return self.forget(ending.connection),
+        };
         if self.has_stopped() {
             drop(idle);
-            self.forget(connection);
+            self.forget(ending.connection);
         } else {
-            idle.push(connection);
+            idle.push(ending);
         }
     }
 
@@ -248,7 +330,7 @@ impl Readers {
         self.work.notify_all();
         lock(&self.meters).iter().for_each(|(_, meter)| meter.evict());
         let idle = std::mem::take(&mut *lock(&self.idle));
-        idle.into_iter().for_each(|connection| self.forget(connection));
+        idle.into_iter().for_each(|idle| self.forget(idle.connection));
     }
 
     /// Returns when no connection is open any more, after [`Readers::stop`]. Snapshots
@@ -264,6 +346,10 @@ impl Readers {
             closed.await;
         }
     }
+}
+
+fn map_error(error: &rusqlite::Error) -> ShardError {
+    ShardError::Failed(format!("the file could not be mapped, or unmapped: {error}"))
 }
 
 fn read_error(error: &PagesError) -> ShardError {

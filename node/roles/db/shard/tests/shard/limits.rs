@@ -118,6 +118,26 @@ async fn a_snapshot_that_is_held_too_long_makes_room_for_a_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_kept_for_the_next_read_holds_no_checkpoint_back() {
+    let cluster = Cluster::start_with(1, |config| {
+        config.limits.checkpoint_bytes = 128 << 10;
+        config.limits.snapshot_age = PATIENCE;
+    })
+    .await;
+    let (_, shard) = cluster.primary().await;
+    write(&shard, "CREATE TABLE t(x)").await.unwrap();
+    // Of these two connections, the reads that follow need one.
+    let one = shard.begin_read(ReadLevel::Any, PATIENCE).await.unwrap();
+    drop((one, shard.begin_read(ReadLevel::Any, PATIENCE).await.unwrap()));
+    for count in 0..400 {
+        assert_eq!(read(&shard, ReadLevel::Any, "SELECT count(*) FROM t").await, Ok(count));
+        write(&shard, "INSERT INTO t VALUES (randomblob(3000))").await.unwrap();
+    }
+    assert!(shard.status().wal_bytes < 1 << 20, "{:?}", shard.status());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_full_refuses() {
     let cluster = Cluster::start_with(1, |config| config.limits.queue = 4).await;
     let (_, shard) = cluster.primary().await;

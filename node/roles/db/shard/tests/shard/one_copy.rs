@@ -154,6 +154,34 @@ async fn vacuum_runs_alone_and_is_replicated_as_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_read_many_times_shows_the_same_and_the_next_what_came() {
+    let cluster = Cluster::start_with(1, |config| config.limits.checkpoint_bytes = 64 << 10).await;
+    let (_, shard) = cluster.primary().await;
+    write(&shard, "CREATE TABLE t(x)").await.unwrap();
+    let bytes = "SELECT coalesce(sum(length(x)), 0) FROM t";
+    for round in 1..=5 {
+        for _ in 0..20 {
+            write(&shard, "INSERT INTO t VALUES (zeroblob(5000))").await.unwrap();
+        }
+        for _ in 0..200 {
+            assert_eq!(read(&shard, ReadLevel::Any, bytes).await, Ok(round * 100_000));
+        }
+    }
+    // The file becomes shorter than what was mapped of it.
+    write(&shard, "DELETE FROM t WHERE rowid > 1").await.unwrap();
+    let vacuum = |executor: &mut Executor| executor.connection().execute_batch("VACUUM");
+    shard.alone(PATIENCE, &Cancel::new(), vacuum).await.unwrap().0.unwrap();
+    for round in 1..=200 {
+        assert_eq!(read(&shard, ReadLevel::Any, bytes).await, Ok(5000), "{round}");
+    }
+    for _ in 0..100 {
+        write(&shard, "INSERT INTO t VALUES (zeroblob(5000))").await.unwrap();
+        assert_eq!(read(&shard, ReadLevel::Any, "SELECT min(length(x)) FROM t").await, Ok(5000));
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_purged_after_checkpoints_and_no_snapshot_is_written() {
     let mut cluster = Cluster::start_with(1, |config| {
         config.limits.checkpoint_bytes = 256 << 10;
