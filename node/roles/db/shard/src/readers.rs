@@ -14,39 +14,12 @@ use crate::error::ShardError;
 use crate::read::{Held, Holder, evict};
 use crate::turn::Meter;
 
-/// Reads of one snapshot after which the file is mapped into memory. SQLite undoes that
-/// with each new snapshot, which costs more than a few reads gain.
-const READS_BEFORE_MAPPING: u32 = 128;
-
 /// A connection that reads, and what it may take.
 pub(crate) struct ReadConnection {
     pub executor: Executor,
     ticket: ReaderTicket,
     pub meter: Meter,
     number: u64,
-    /// Reads of the snapshot that it has, or had last, but for the first.
-    reads: u32,
-}
-
-impl ReadConnection {
-    /// One more read of the same snapshot.
-    fn reads_again(&mut self) -> rusqlite::Result<()> {
-        self.reads = self.reads.saturating_add(1);
-        // Copying pages out of the system's cache is the largest part of a short read.
-        if self.reads == READS_BEFORE_MAPPING { self.map(i32::MAX) } else { Ok(()) }
-    }
-
-    /// Another snapshot is about to begin.
-    fn reads_anew(&mut self) -> rusqlite::Result<()> {
-        let was_mapped = self.reads >= READS_BEFORE_MAPPING;
-        self.reads = 0;
-        if was_mapped { self.map(0) } else { Ok(()) }
-    }
-
-    /// Maps so much of the file, as far as SQLite can.
-    fn map(&self, bytes: i32) -> rusqlite::Result<()> {
-        self.executor.connection().execute_batch(&format!("PRAGMA mmap_size={bytes}"))
-    }
 }
 
 /// A connection that nobody reads on. Its last snapshot is kept: the next read has it
@@ -171,21 +144,15 @@ impl Readers {
         meter.install(&mut reader.connection).map_err(failed)?;
         let executor = Executor::new(reader.connection)
             .map_err(|error| PagesError::Broken(error.to_string()))?;
-        Ok(ReadConnection { executor, ticket: reader.ticket, meter, number, reads: 0 })
+        Ok(ReadConnection { executor, ticket: reader.ticket, meter, number })
     }
 
     /// A connection with a snapshot of what is settled.
     pub fn begin(&self) -> Result<(ReadConnection, Reading), ShardError> {
         loop {
             let idle = lock(&self.idle).pop();
-            let mut connection = match idle {
-                Some(Idle { mut connection, kept: Some(reading) })
-                    if self.gate.is_newest(&reading) =>
-                {
-                    if let Err(error) = connection.reads_again() {
-                        self.forget(connection);
-                        return Err(map_error(&error));
-                    }
+            let connection = match idle {
+                Some(Idle { connection, kept: Some(reading) }) if self.gate.is_newest(&reading) => {
                     return Ok((connection, reading));
                 }
                 Some(mut idle) => {
@@ -197,10 +164,6 @@ impl Readers {
                 }
                 None => self.connect()?,
             };
-            if let Err(error) = connection.reads_anew() {
-                self.forget(connection);
-                return Err(map_error(&error));
-            }
             match self.gate.begin(connection.executor.connection(), connection.ticket) {
                 Ok(reading) => return Ok((connection, reading)),
                 // The file was replaced.
@@ -346,10 +309,6 @@ impl Readers {
             closed.await;
         }
     }
-}
-
-fn map_error(error: &rusqlite::Error) -> ShardError {
-    ShardError::Failed(format!("the file could not be mapped, or unmapped: {error}"))
 }
 
 fn read_error(error: &PagesError) -> ShardError {

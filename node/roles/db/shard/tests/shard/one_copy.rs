@@ -167,7 +167,7 @@ async fn a_snapshot_that_is_read_many_times_shows_the_same_and_the_next_what_cam
             assert_eq!(read(&shard, ReadLevel::Any, bytes).await, Ok(round * 100_000));
         }
     }
-    // The file becomes shorter than what was mapped of it.
+    // The file becomes shorter than it was when it was read.
     write(&shard, "DELETE FROM t WHERE rowid > 1").await.unwrap();
     let vacuum = |executor: &mut Executor| executor.connection().execute_batch("VACUUM");
     shard.alone(PATIENCE, &Cancel::new(), vacuum).await.unwrap().0.unwrap();
