@@ -11,7 +11,9 @@ use rung_proto::encoding;
 use serde::{Deserialize, Serialize};
 
 use super::checker::Ledger;
-use crate::state_machine::{Committed, OwnCopy, SnapshotSource, StateMachine};
+use crate::state_machine::{
+    Arrival, Committed, Landed, Landing, OwnCopy, SnapshotSource, StateMachine,
+};
 use crate::status::Position;
 
 /// A write of a value that no other write has.
@@ -132,7 +134,48 @@ impl StateMachine for Machine {
     fn restore(&mut self, source: &mut dyn Read) -> io::Result<()> {
         let mut bytes = Vec::new();
         source.read_to_end(&mut bytes)?;
-        let restored: Registers = encoding::decode(&bytes).map_err(io::Error::other)?;
+        self.replace(&bytes)
+    }
+
+    fn own_copy(&self) -> Option<OwnCopy> {
+        self.own.as_ref().map(Own::copy)
+    }
+
+    fn landing(&self) -> Option<Arc<dyn Landing>> {
+        self.own.as_ref().map(|_| Arc::new(Field) as Arc<dyn Landing>)
+    }
+
+    fn take_over(&mut self, landed: Landed) -> io::Result<()> {
+        let bytes = landed.downcast::<Vec<u8>>().map_err(|_| io::Error::other("not a state"))?;
+        self.replace(&bytes)
+    }
+}
+
+/// Where states land: nowhere in particular, since a crash leaves nothing of them.
+struct Field;
+
+impl Landing for Field {
+    fn begin(&self) -> io::Result<Box<dyn Arrival>> {
+        Ok(Box::new(Bytewise(Vec::new())))
+    }
+}
+
+struct Bytewise(Vec<u8>);
+
+impl Arrival for Bytewise {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<Landed> {
+        Ok(Box::new(self.0))
+    }
+}
+
+impl Machine {
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let restored: Registers = encoding::decode(bytes).map_err(io::Error::other)?;
         self.ledger.lock().unwrap().restored(&restored);
         if let Some(own) = &mut self.own {
             own.current = Some(Position { term: restored.term, index: restored.index });
@@ -140,9 +183,5 @@ impl StateMachine for Machine {
         }
         *self.state.lock().unwrap() = restored;
         Ok(())
-    }
-
-    fn own_copy(&self) -> Option<OwnCopy> {
-        self.own.as_ref().map(Own::copy)
     }
 }
