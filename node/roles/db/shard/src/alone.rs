@@ -9,6 +9,7 @@ use crate::cancel::Cancel;
 use crate::core::Waiting;
 use crate::error::ShardError;
 use crate::job::{Answer, Boxed, Once, Reply};
+use crate::outbox::Commit;
 use crate::token::Token;
 use crate::writer::{Connected, Writer};
 
@@ -51,7 +52,8 @@ impl Writer {
                 // Whoever asked may have gone.
                 let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
             });
-            core.capture(&mut store, *ticket, epoch, vec![Waiting { kept, answer }])
+            let waiting = vec![Waiting { kept, answer }];
+            core.capture(&mut store, Commit { ticket: *ticket, epoch, is_patient: false, waiting })
         };
         if let Err(failed) = committed {
             self.take_back(failed);

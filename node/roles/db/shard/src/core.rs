@@ -16,7 +16,7 @@ use crate::config::{Limits, ShardConfig};
 use crate::error::ShardError;
 use crate::in_flight::InFlight;
 use crate::job::{Answer, Job, JobKind};
-use crate::outbox::Outbox;
+use crate::outbox::{Commit, Outbox};
 use crate::readers::Readers;
 use crate::scrub::Scrubbed;
 use crate::status::{CopyState, Stop};
@@ -184,8 +184,19 @@ impl Desk {
     }
 
     /// Whether what is committed now does best to wait for what is committed next.
-    pub fn is_log_busy(&self, limits: &Limits) -> bool {
+    pub fn defers(&self, commit: &Commit, limits: &Limits) -> bool {
+        self.is_log_busy(limits) || (commit.is_patient && !self.queue.is_empty())
+    }
+
+    fn is_log_busy(&self, limits: &Limits) -> bool {
         self.in_flight.len() >= limits.pipeline
+    }
+
+    /// When what was deferred must become an entry, if something was.
+    pub fn due(&self, limits: &Limits) -> Option<Instant> {
+        let deferred = self.in_flight.deferred()?;
+        let waits = deferred.is_patient || self.is_log_busy(limits);
+        Some(if waits { deferred.since + limits.defer } else { deferred.since })
     }
 
     /// Whether everything that was executed is settled.
@@ -389,9 +400,10 @@ impl Core {
             if desk.in_flight.is_empty() {
                 desk.undone = false;
             }
-            let is_due =
-                desk.in_flight.deferred().is_some() && !desk.is_log_busy(&self.config.limits);
-            (outcome, desk.writer_is_wanted(), is_due)
+            let is_due = desk.due(&self.config.limits).is_some_and(|due| due <= Instant::now());
+            // Whoever has the writer looks for work when he is done.
+            let waits = desk.writer.is_some() && desk.writer_is_wanted();
+            (outcome, waits, is_due)
         };
         if waits {
             self.bell.notify_all();
@@ -447,7 +459,11 @@ impl Core {
                 // What they have seen is taken back.
                 (Vec::new(), waiting)
             } else {
-                (desk.in_flight.attach(waiting).err().unwrap_or_default(), Vec::new())
+                let settled = desk.in_flight.attach(waiting).err().unwrap_or_default();
+                if desk.in_flight.deferred().is_some() {
+                    self.outbox.ring();
+                }
+                (settled, Vec::new())
             }
         };
         let token = *self.settled.borrow();

@@ -2,9 +2,8 @@
 //! positions, each with those who wait for it.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
-use rung_pages::{Position, WriterTicket};
+use rung_pages::Position;
 
 use crate::outbox::Deferred;
 
@@ -49,12 +48,15 @@ impl<A> InFlight<A> {
     }
 
     /// Something was committed that becomes a batch later, with what else does.
-    pub fn defer(&mut self, ticket: WriterTicket, epoch: u64, waiting: Vec<A>) {
-        let since = Instant::now();
-        let new = || Deferred { ticket, epoch, since, waiting: Vec::new() };
-        let deferred = self.deferred.get_or_insert_with(new);
-        (deferred.ticket, deferred.epoch) = (ticket, epoch);
-        deferred.waiting.extend(waiting);
+    pub fn defer(&mut self, new: Deferred<A>) {
+        match &mut self.deferred {
+            Some(deferred) => {
+                (deferred.ticket, deferred.epoch) = (new.ticket, new.epoch);
+                deferred.is_patient &= new.is_patient;
+                deferred.waiting.extend(new.waiting);
+            }
+            none => *none = Some(new),
+        }
     }
 
     pub fn deferred(&self) -> Option<&Deferred<A>> {
@@ -76,16 +78,17 @@ impl<A> InFlight<A> {
     }
 
     /// Those who have seen the state after the last commit wait for it too. They are
-    /// given back when there is nothing to wait for.
+    /// given back when there is nothing to wait for. What was deferred waits for no more.
     pub fn attach(&mut self, waiting: Vec<A>) -> Result<(), Vec<A>> {
-        let last = self.batches.back_mut().map(|last| &mut last.waiting);
-        match self.deferred.as_mut().map(|deferred| &mut deferred.waiting).or(last) {
-            Some(last) => {
-                last.extend(waiting);
-                Ok(())
+        match (&mut self.deferred, self.batches.back_mut()) {
+            (Some(deferred), _) => {
+                deferred.is_patient = false;
+                deferred.waiting.extend(waiting);
             }
-            None => Err(waiting),
+            (None, Some(last)) => last.waiting.extend(waiting),
+            (None, None) => return Err(waiting),
         }
+        Ok(())
     }
 
     /// A position was settled. Each batch has its parent's hash in its own, so if it

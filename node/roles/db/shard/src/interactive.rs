@@ -129,10 +129,10 @@ impl WriteTransaction {
         let (reply, answer) = oneshot::channel();
         match self.handle.take_short() {
             Some((mut writer, epoch)) => {
-                writer.commit_transaction(epoch, reply);
+                writer.commit_transaction(epoch, self.reads_uncommitted, reply);
                 writer.end(ShardError::Lost);
             }
-            None => self.handle.step(Step::Commit(reply))?,
+            None => self.handle.step(Step::Commit(reply, self.reads_uncommitted))?,
         }
         self.handle.wait(answer, until, Cancel::new()).await
     }

@@ -2,6 +2,7 @@
 //! committed while the log is busy becomes one together.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -31,7 +32,25 @@ pub(crate) struct Deferred<A> {
     pub ticket: WriterTicket,
     pub epoch: u64,
     pub since: Instant,
+    /// It waits for others though the log is not busy.
+    pub is_patient: bool,
     pub waiting: Vec<A>,
+}
+
+/// Somebody's commit.
+pub(crate) struct Commit {
+    pub ticket: WriterTicket,
+    pub epoch: u64,
+    /// Nobody else waits for it to be settled but who has committed it, so it may wait
+    /// for the commits of those who wait for the writer.
+    pub is_patient: bool,
+    pub waiting: Vec<Waiting>,
+}
+
+impl From<Commit> for Deferred<Waiting> {
+    fn from(Commit { ticket, epoch, is_patient, waiting }: Commit) -> Self {
+        Self { ticket, epoch, since: Instant::now(), is_patient, waiting }
+    }
 }
 
 /// A commit that cannot become an entry: it must be taken back.
@@ -66,45 +85,36 @@ impl Outbox {
 
 impl Core {
     /// Something was committed in the file: it becomes an entry now, or with what is
-    /// committed next, if the log is busy.
-    pub fn committed(
-        &self,
-        store: &mut PageStore,
-        ticket: WriterTicket,
-        epoch: u64,
-        waiting: Vec<Waiting>,
-    ) -> Result<(), NotCaptured> {
-        if !self.desk().is_log_busy(&self.config.limits) {
-            return self.capture(store, ticket, epoch, waiting);
+    /// committed next.
+    pub fn committed(&self, store: &mut PageStore, commit: Commit) -> Result<(), NotCaptured> {
+        if !self.desk().defers(&commit, &self.config.limits) {
+            return self.capture(store, commit);
         }
         match store.defer() {
             Ok(true) => {
                 let mut desk = self.desk();
-                desk.in_flight.defer(ticket, epoch, waiting);
-                if !desk.is_log_busy(&self.config.limits) {
+                let was_deferred = desk.in_flight.deferred().is_some();
+                desk.in_flight.defer(commit.into());
+                if !was_deferred {
                     self.outbox.ring();
                 }
                 Ok(())
             }
-            Ok(false) => self.capture(store, ticket, epoch, waiting),
-            Err(error) => Err(NotCaptured { error, waiting }),
+            Ok(false) => self.capture(store, commit),
+            Err(error) => Err(NotCaptured { error, waiting: commit.waiting }),
         }
     }
 
     /// All that was committed and is no entry yet becomes one.
-    pub fn capture(
-        &self,
-        store: &mut PageStore,
-        ticket: WriterTicket,
-        epoch: u64,
-        waiting: Vec<Waiting>,
-    ) -> Result<(), NotCaptured> {
+    pub fn capture(&self, store: &mut PageStore, commit: Commit) -> Result<(), NotCaptured> {
+        let Commit { ticket, epoch, waiting, .. } = commit;
         let deferred = self.desk().in_flight.take_deferred();
         let mut all = deferred.map_or(Vec::new(), |deferred| deferred.waiting);
         all.extend(waiting);
         match store.capture(ticket, epoch) {
             Ok(Some(captured)) => {
                 self.note_load(&store.load());
+                self.counts.batches.fetch_add(1, Ordering::Relaxed);
                 #[cfg(feature = "simulation")]
                 let all = self.acknowledge_early(&captured.position, all);
                 self.desk().in_flight.push(captured.position, all);
@@ -126,7 +136,8 @@ impl Core {
     pub fn capture_deferred(&self, store: &mut PageStore) {
         let of = self.desk().in_flight.deferred().map(|it| (it.ticket, it.epoch));
         let Some((ticket, epoch)) = of else { return };
-        if let Err(failed) = self.capture(store, ticket, epoch, Vec::new()) {
+        let none = Commit { ticket, epoch, is_patient: false, waiting: Vec::new() };
+        if let Err(failed) = self.capture(store, none) {
             self.desk().undo = true;
             self.bell.notify_all();
             failed.tell(self);

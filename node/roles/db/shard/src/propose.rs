@@ -106,13 +106,7 @@ async fn part_of(core: &Arc<Core>, mut entry: Entry) -> Option<(Proposal, Option
 /// Makes an entry of what was deferred when it is time for it, or waits until there is
 /// one or it is time.
 async fn wait_for_commits(core: &Arc<Core>) {
-    let limits = &core.config.limits;
-    let due = {
-        let desk = core.desk();
-        let since = desk.in_flight.deferred().map(|deferred| deferred.since);
-        let is_busy = desk.is_log_busy(limits);
-        since.map(|since| if is_busy { since + limits.defer } else { since })
-    };
+    let due = core.desk().due(&core.config.limits);
     if due.is_none_or(|due| std::time::Instant::now() < due) {
         return core.outbox.rung(due).await;
     }

@@ -19,7 +19,8 @@ use crate::writer::Writer;
 /// What the writer's thread is asked to do next in the open transaction.
 pub(crate) enum Step {
     Run(Part),
-    Commit(Reply<Token>),
+    /// Its reply; whether it reads uncommitted.
+    Commit(Reply<Token>, bool),
     Rollback(Reply<()>),
 }
 
@@ -205,8 +206,8 @@ impl Writer {
                 let _ = reply.send(rolled_back.map_err(|error| sqlite_error(&error)));
                 self.end(ShardError::Lost);
             }
-            Step::Commit(reply) => {
-                self.commit_transaction(epoch, reply);
+            Step::Commit(reply, reads_uncommitted) => {
+                self.commit_transaction(epoch, reads_uncommitted, reply);
                 self.end(ShardError::Lost);
             }
             Step::Run(Part { work, until, cancel, reads_uncommitted, reply }) => {
@@ -254,7 +255,9 @@ impl Writer {
         }
     }
 
-    pub fn commit_transaction(&mut self, epoch: u64, reply: Reply<Token>) {
+    /// Those who read uncommitted do not wait for each other, so their commits may wait
+    /// for more.
+    pub fn commit_transaction(&mut self, epoch: u64, reads_uncommitted: bool, reply: Reply<Token>) {
         let violation = self.connected().executor.deferred_violation();
         let refused = violation.map(|violation| ShardError::Refused(Box::new(violation)));
         let kept = refused.is_none();
@@ -263,7 +266,7 @@ impl Writer {
             let _ = reply.send(settled.and_then(|token| refused.map_or(Ok(token), Err)));
         });
         if kept {
-            self.commit(epoch, vec![Waiting { kept, answer }]);
+            self.commit(epoch, reads_uncommitted, vec![Waiting { kept, answer }]);
         } else {
             // What it says was read from what may not be settled.
             self.core.answer_after_last(vec![Waiting { kept, answer }]);

@@ -12,7 +12,7 @@ use crate::core::{CheckpointNeed, Core, Desk, Waiting, stop_for};
 use crate::error::ShardError;
 use crate::interactive::Handle;
 use crate::job::{Job, JobKind, Reply};
-use crate::outbox::NotCaptured;
+use crate::outbox::{Commit, NotCaptured};
 use crate::status::Stop;
 use crate::transaction::Wanted;
 use crate::write_lock::Held;
@@ -219,7 +219,7 @@ impl Writer {
         match connected.executor.install() {
             Ok(()) => {
                 connected.is_installed = true;
-                self.commit(epoch, Vec::new());
+                self.commit(epoch, false, Vec::new());
                 // If it could not become an entry, it was taken back.
                 if self.is_connected() { Ok(()) } else { Err(ShardError::Lost) }
             }
@@ -240,8 +240,8 @@ impl Writer {
     }
 
     /// Commits the open transaction, which becomes an entry; `waiting` are answered
-    /// when that is settled.
-    pub fn commit(&mut self, epoch: u64, waiting: Vec<Waiting>) {
+    /// when that is settled. See [`Commit::is_patient`].
+    pub fn commit(&mut self, epoch: u64, is_patient: bool, waiting: Vec<Waiting>) {
         let core = Arc::clone(&self.core);
         let Connected { executor, ticket, .. } = self.connected();
         let committed = {
@@ -254,7 +254,10 @@ impl Writer {
             let committed =
                 connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
             match committed {
-                Ok(_) => Ok(core.committed(&mut store, *ticket, epoch, waiting)),
+                Ok(_) => {
+                    let commit = Commit { ticket: *ticket, epoch, is_patient, waiting };
+                    Ok(core.committed(&mut store, commit))
+                }
                 Err(error) => Err((error, waiting)),
             }
         };

@@ -109,6 +109,11 @@ impl Power {
         self.state().operations
     }
 
+    /// Whether the power is gone, or the process.
+    pub fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
     /// Whether a failure was due and has happened.
     pub fn has_failed(&self) -> bool {
         let state = self.state();

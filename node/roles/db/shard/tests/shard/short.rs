@@ -207,6 +207,37 @@ async fn a_hand_over_waits_for_short_transactions_and_loses_none() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_read_uncommitted_share_entries_of_the_log() {
+    const CLIENTS: i64 = 8;
+    const EACH: i64 = 25;
+    let (cluster, _, shard) = with_table(3).await;
+    let before = shard.status().batches;
+    let clients = (0..CLIENTS).map(|_| {
+        let shard = shard.clone();
+        tokio::spawn(async move {
+            for _ in 0..EACH {
+                let mut transaction = shard.begin(PATIENCE, &Cancel::new()).await.unwrap();
+                transaction.read_uncommitted();
+                for sql in ["INSERT INTO t VALUES (1)", "SELECT 1"] {
+                    run(&mut transaction, Length::Short, sql).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                let token = transaction.commit(PATIENCE).await.unwrap();
+                assert!(shard.position().sequence >= token.sequence);
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    let all = CLIENTS * EACH;
+    assert_eq!(read(&shard, ReadLevel::Linearizable, COUNT).await, Ok(all));
+    let entries = shard.status().batches - before;
+    assert!(entries < all as u64 / 2, "{all} transactions became {entries} entries");
+    cluster.stop().await;
+}
+
 /// Cuts off the primary, and reads there in a transaction what it has on no quorum.
 /// Says whether that came about: the primary may notice too early that it is alone.
 async fn reads_what_is_lost() -> bool {

@@ -191,6 +191,14 @@ impl Cluster {
         self.bring_back(id, life).boxed()
     }
 
+    /// Waits until SQLite's files have lost their power, which the copy need not notice:
+    /// it can go on without a snapshot that lands.
+    async fn power_is_gone(&self, id: NodeId) {
+        while !self.nodes[&id].lock().await.files_are_dead() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn bring_back(self: Arc<Self>, id: NodeId, life: Life) {
         let mut state = life.shard.state();
         let mut failed = life.wal.failed();
@@ -198,6 +206,7 @@ impl Cluster {
             biased;
             () = life.crash() => return,
             _ = failed.wait_for(Option::is_some) => None,
+            () = self.power_is_gone(id) => None,
             stopped = state.wait_for(|state| matches!(state, CopyState::Stopped(_))) => {
                 match stopped.as_deref() {
                     Ok(CopyState::Stopped(stop)) => Some(stop.clone()),

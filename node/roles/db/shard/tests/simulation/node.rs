@@ -195,6 +195,11 @@ impl Node {
         self.power.has_failed()
     }
 
+    /// Whether SQLite's files have lost their power.
+    pub fn files_are_dead(&self) -> bool {
+        self.power.is_dead()
+    }
+
     /// Forgets the copy's files, whose group has dropped this node.
     pub fn forget_files(&mut self) {
         std::fs::remove_dir_all(&self.dir).expect("the directory of a node");
