@@ -63,18 +63,17 @@ impl<A> InFlight<A> {
         self.deferred.as_ref()
     }
 
-    pub fn take_deferred(&mut self) -> Option<Deferred<A>> {
-        self.deferred.take()
-    }
-
-    /// Those who wait for what has no position yet, once it is taken back.
+    /// Those who wait for what has no position, when it gets none.
     pub fn take_back(&mut self) -> Vec<A> {
         self.deferred.take().map_or(Vec::new(), |deferred| deferred.waiting)
     }
 
-    /// A batch was executed on top of all others.
-    pub fn push(&mut self, position: Position, waiting: Vec<A>) {
-        self.batches.push_back(Batch { position, waiting });
+    /// All that was committed on top of the batches has become one; these wait for it,
+    /// and those who wait for what was deferred.
+    pub fn push_all(&mut self, position: Position, waiting: Vec<A>) {
+        let mut all = self.take_back();
+        all.extend(waiting);
+        self.batches.push_back(Batch { position, waiting: all });
     }
 
     /// Those who have seen the state after the last commit wait for it too. They are
@@ -142,9 +141,9 @@ mod tests {
 
     fn three() -> InFlight<&'static str> {
         let mut in_flight = InFlight::default();
-        in_flight.push(position(1, 1), vec!["a"]);
-        in_flight.push(position(2, 2), vec!["b"]);
-        in_flight.push(position(3, 3), vec!["c"]);
+        in_flight.push_all(position(1, 1), vec!["a"]);
+        in_flight.push_all(position(2, 2), vec!["b"]);
+        in_flight.push_all(position(3, 3), vec!["c"]);
         in_flight
     }
 

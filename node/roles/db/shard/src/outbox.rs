@@ -107,27 +107,32 @@ impl Core {
 
     /// All that was committed and is no entry yet becomes one.
     pub fn capture(&self, store: &mut PageStore, commit: Commit) -> Result<(), NotCaptured> {
-        let Commit { ticket, epoch, waiting, .. } = commit;
-        let deferred = self.desk().in_flight.take_deferred();
-        let mut all = deferred.map_or(Vec::new(), |deferred| deferred.waiting);
-        all.extend(waiting);
+        let Commit { ticket, epoch, mut waiting, .. } = commit;
         match store.capture(ticket, epoch) {
             Ok(Some(captured)) => {
                 self.note_load(&store.load());
                 self.counts.batches.fetch_add(1, Ordering::Relaxed);
                 #[cfg(feature = "simulation")]
-                let all = self.acknowledge_early(&captured.position, all);
-                self.desk().in_flight.push(captured.position, all);
+                self.acknowledge_early(&captured.position, &mut waiting);
+                // What was deferred is deferred until it is a batch, so that nobody who
+                // saw it finds in between that nothing is in flight.
+                self.desk().in_flight.push_all(captured.position, waiting);
                 let entry = Entry { epoch, position: captured.position, parts: captured.parts };
                 self.outbox.entries().push_back(entry);
                 self.outbox.ring();
                 Ok(())
             }
             Ok(None) => {
+                let mut all = self.desk().in_flight.take_back();
+                all.extend(waiting);
                 self.answer_after_last(all);
                 Ok(())
             }
-            Err(error) => Err(NotCaptured { error, waiting: all }),
+            Err(error) => {
+                let mut all = self.desk().in_flight.take_back();
+                all.append(&mut waiting);
+                Err(NotCaptured { error, waiting: all })
+            }
         }
     }
 
@@ -146,12 +151,10 @@ impl Core {
 
     /// What a test must notice.
     #[cfg(feature = "simulation")]
-    fn acknowledge_early(&self, position: &Position, waiting: Vec<Waiting>) -> Vec<Waiting> {
-        if !self.config.faults.acknowledge_early {
-            return waiting;
+    fn acknowledge_early(&self, position: &Position, waiting: &mut Vec<Waiting>) {
+        if self.config.faults.acknowledge_early {
+            waiting.drain(..).for_each(|waiting| (waiting.answer)(Ok(self.token(position))));
         }
-        waiting.into_iter().for_each(|waiting| (waiting.answer)(Ok(self.token(position))));
-        Vec::new()
     }
 }
 
