@@ -10,6 +10,7 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use rung_consensus::{Applied, Group, ProposeError};
 use rung_pages::Position;
 
+use crate::batch::panicked;
 use crate::core::Core;
 use crate::error::ShardError;
 use crate::outbox::Entry;
@@ -92,7 +93,14 @@ async fn part_of(core: &Arc<Core>, mut entry: Entry) -> Option<(Proposal, Option
         (encoded, entry) = encode(entry);
     } else {
         // There are many pages to read and to compress.
-        (encoded, entry) = tokio::task::spawn_blocking(move || encode(entry)).await.ok()?;
+        match tokio::task::spawn_blocking(move || encode(entry)).await {
+            Ok(done) => (encoded, entry) = done,
+            Err(_) => {
+                // Those who wait must not wait for ever, nor the writes behind them.
+                core.refuse(&position, panicked());
+                return None;
+            }
+        }
     }
     match encoded? {
         Ok(payload) => Some((Proposal { position, payload }, Some(entry))),
