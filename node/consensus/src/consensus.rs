@@ -22,7 +22,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::GroupConfig;
 use crate::error::{OpenError, Refusal};
-use crate::group::{Group, GroupInner, status_of, watch_group};
+use crate::group::{Group, GroupInner};
 use crate::log::{GroupLog, drop_log, is_without_replica};
 use crate::message::{SnapshotHeader, decode_request};
 use crate::network::{ByteStream, Network};
@@ -30,6 +30,7 @@ use crate::peer::{Peers, stream_answer};
 use crate::raft_types::Types;
 use crate::receive;
 use crate::replica::{InUse, Replica, Unused};
+use crate::report::{status_of, watch_group};
 use crate::returning::{Return, Returning};
 use crate::snapshot_store::SnapshotStore;
 use crate::state_machine::StateMachine;

@@ -1,13 +1,13 @@
 //! One group on this node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{
-    ChangeMembershipError, ClientWriteError, Fatal, ForwardReason, LinearizableReadError, RaftError,
+    ChangeMembershipError, ClientWriteError, ForwardReason, LinearizableReadError, RaftError,
 };
 use openraft::impls::EmptyNode;
 use openraft::metrics::WaitError;
@@ -16,9 +16,9 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
     VoteRequest, VoteResponse,
 };
-use openraft::{ChangeMembers, Instant as _, Raft, RaftMetrics, ServerState};
+use openraft::{ChangeMembers, Raft, ServerState};
 use rung_proto::{GroupId, NodeId};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::GroupConfig;
@@ -29,10 +29,10 @@ use crate::message::{Answer, Ballot, Request};
 use crate::peer::Peers;
 use crate::raft_types::{RaftEntry, Types, log_id, position};
 use crate::replica::{self, Replica, Unused};
-use crate::returning::{Return, Returning};
+use crate::returning::Returning;
 use crate::snapshot_store::SnapshotStore;
 use crate::state_machine::Landing;
-use crate::status::{GroupRole, GroupStatus};
+use crate::status::GroupStatus;
 
 /// Between two questions to a replica that does not answer.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -76,11 +76,7 @@ impl std::fmt::Debug for Group {
     }
 }
 
-fn node_ids(ids: impl Iterator<Item = u64>) -> BTreeSet<NodeId> {
-    ids.map(NodeId).collect()
-}
-
-fn known_leader(leader: Option<u64>) -> Option<NodeId> {
+pub(crate) fn known_leader(leader: Option<u64>) -> Option<NodeId> {
     leader.map(NodeId)
 }
 
@@ -535,88 +531,6 @@ fn transfer_answer(response: Result<(), TransferLeaderError<Types>>) -> Answer {
             Answer::TransferNotFlushed {
                 expected: expected.as_ref().map(position),
                 actual: actual.as_ref().map(position),
-            }
-        }
-    }
-}
-
-/// What the protocol reports, as our users see it.
-pub(crate) fn status_of(metrics: &RaftMetrics<Types>) -> GroupStatus {
-    let membership = metrics.membership_config.membership();
-    let voters = node_ids(membership.voter_ids());
-    let role = match (&metrics.running_state, metrics.state) {
-        (Err(fatal), _) => GroupRole::Stopped(fatal.to_string()),
-        (Ok(()), ServerState::Leader) => GroupRole::Leader,
-        (Ok(()), ServerState::Candidate) => GroupRole::Candidate,
-        (Ok(()), ServerState::Follower) => GroupRole::Follower,
-        (Ok(()), ServerState::Learner) => GroupRole::Learner,
-        (Ok(()), ServerState::Shutdown) => GroupRole::Stopped("it was closed".to_owned()),
-    };
-    let matched: BTreeMap<NodeId, Option<u64>> = metrics
-        .replication
-        .iter()
-        .flatten()
-        .map(|(id, matched)| (NodeId(*id), matched.as_ref().map(|id| id.index)))
-        .collect();
-    GroupStatus {
-        role,
-        term: metrics.current_term,
-        leader: known_leader(metrics.current_leader),
-        learners: node_ids(membership.learner_ids()),
-        voters,
-        changing: membership.get_joint_config().len() > 1
-            || metrics.membership_config != metrics.committed_membership_config,
-        last: metrics.last_log_index,
-        committed: metrics.local_committed.as_ref().map(position),
-        applied: metrics.last_applied.as_ref().map(position),
-        snapshot: metrics.snapshot.as_ref().map(position),
-        purged: metrics.purged.as_ref().map(position),
-        matched,
-        quorum_acknowledged: metrics
-            .last_quorum_acked
-            .as_ref()
-            .map(|heard| Instant::now().checked_sub(heard.elapsed()).unwrap_or_else(Instant::now)),
-    }
-}
-
-/// Translates the protocol's reports, asks for snapshots and sees the replica
-/// return, until the group ends.
-pub(crate) async fn watch_group(
-    raft: Raft<Types, Replica>,
-    mut returns: Return,
-    status: watch::Sender<GroupStatus>,
-    snapshot_due: Arc<Notify>,
-) {
-    let mut metrics = raft.metrics();
-    loop {
-        let (now, complete) = {
-            let report = metrics.borrow_and_update();
-            (status_of(&report), returns.is_due(&report))
-        };
-        let stopped = matches!(now.role, GroupRole::Stopped(_));
-        if complete {
-            match returns.finish().await {
-                Ok(()) => raft.runtime_config().elect(true),
-                // The protocol meets the same error and stops.
-                Err(error) => tracing::warn!(%error, "a replica stays out of elections"),
-            }
-        }
-        status.send_replace(now);
-        if stopped {
-            return;
-        }
-        tokio::select! {
-            biased;
-            changed = metrics.changed() => if changed.is_err() {
-                let why = "it was closed".to_owned();
-                status.send_modify(|status| status.role = GroupRole::Stopped(why));
-                return;
-            },
-            () = snapshot_due.notified() => {
-                let asked: Result<(), Fatal<Types>> = raft.trigger().snapshot().await;
-                if let Err(error) = asked {
-                    tracing::debug!(%error, "the group ended before its snapshot");
-                }
             }
         }
     }

@@ -26,6 +26,7 @@ mod peer;
 mod raft_types;
 mod receive;
 mod replica;
+mod report;
 mod returning;
 mod runtime;
 #[cfg(any(test, feature = "simulation"))]
