@@ -48,6 +48,7 @@ Nodes and roles:
   move         Move a role to another node
   scale        Say how many of something there are
   token        Let other nodes join
+  recover      Go on without control voters that are lost for good
 
 Operations and access:
   op           List, show and watch operations
@@ -241,6 +242,17 @@ pub enum Command {
         consent: ConsentOptions,
         #[command(flatten)]
         options: ChangeOptions,
+    },
+    /// Go on without control voters that are lost for good
+    #[command(after_help = "Without a majority of its voters the control group changes nothing. This makes\n\
+        it anew, in a new generation, from the log of the node that is asked, which must\n\
+        have the most of those that can be reached. Without the two flags it says what\n\
+        may be lost (exit 5). Who comes back from the old generation follows the new\n\
+        one. Databases have majorities of their own: `ctl db recover`.\n\nExamples:\n  \
+        ctl recover\n  ctl recover --accept-data-loss --confirm-fenced")]
+    Recover {
+        #[command(flatten)]
+        consent: ConsentOptions,
     },
     /// List, drain, cordon and remove nodes
     #[command(subcommand)]

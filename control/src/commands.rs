@@ -7,6 +7,7 @@ mod db_recover;
 mod explain;
 mod inspect;
 mod nodes;
+mod recover;
 mod scrub;
 mod streams;
 mod tokens;
@@ -64,6 +65,7 @@ pub async fn run(screen: &Screen, arguments: Arguments) -> Result<Exit, Trouble>
             let change = Change::Promote { node, database, shard, consent: consent.consent() };
             mutation::run(screen, &client()?, change, &options).await
         }
+        Command::Recover { consent } => recover::run(screen, &client()?, consent).await,
         Command::Node(command) => nodes::node(screen, &client()?, command).await,
         Command::Role(command) => nodes::role(screen, &client()?, command).await,
         Command::Move { role, node, from, options } => {

@@ -7,9 +7,10 @@ use rung_admin::{Answer, Backend, LogQuery};
 use rung_control_plane::View;
 use rung_proto::api::{
     ArchiveContent, ArchiveRequest, ArchiveRestore, AuditEntry, BackupDone, BackupRequest,
-    BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop, DatabaseUrl, EnvName, Event, Finding,
-    LogLine, NodeTop, Operation, RestoreDone, ScrubRequested, ScrubStarted, Status, Tail, TailPage,
-    TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top,
+    BundleStored, ChangeAnswer, ChangeRequest, ClusterRecovered, DatabaseTop, DatabaseUrl, EnvName,
+    Event, Finding, LogLine, NodeTop, Operation, RecoverRequest, RestoreDone, ScrubRequested,
+    ScrubStarted, Status, Tail, TailPage, TailReplayed, TailRequest, Token, TokenCreated,
+    TokenRequest, Top,
 };
 use rung_proto::{Code, Failure, OperationId};
 use tokio::sync::{mpsc, watch};
@@ -17,8 +18,8 @@ use tokio::sync::{mpsc, watch};
 use crate::node::Node;
 use crate::protocol::{LeaderAnswer, LeaderRequest};
 use crate::{
-    database_access, database_archive, database_backup, database_scrub, database_top, doctor, logs,
-    metrics, observe, status, tail,
+    control_recovery, database_access, database_archive, database_backup, database_scrub,
+    database_top, doctor, logs, metrics, observe, status, tail,
 };
 
 /// A node as the admin API's backend.
@@ -216,6 +217,10 @@ impl Backend for NodeBackend {
         })
     }
 
+    fn recover(&self, request: RecoverRequest) -> Answer<'_, ClusterRecovered> {
+        Box::pin(async move { control_recovery::recover(&self.node, request).await })
+    }
+
     fn restore_archive(
         &self,
         database: String,
@@ -241,9 +246,16 @@ impl Backend for NodeBackend {
                 let what = format!("there is no database {database}");
                 return Err(Failure::new(Code::NotFound, what).next("`ctl db ls` lists them"));
             }
-            let request = LeaderRequest::DatabasePassword { database: database.clone() };
-            let LeaderAnswer::DatabasePassword(password) = self.ask(request).await? else {
-                return Err(unexpected());
+            // Who has the key needs nobody, also without a majority.
+            let password = match self.node.control.cluster_key() {
+                Some(key) => database_access::password(&key, &database),
+                None => {
+                    let request = LeaderRequest::DatabasePassword { database: database.clone() };
+                    let LeaderAnswer::DatabasePassword(password) = self.ask(request).await? else {
+                        return Err(unexpected());
+                    };
+                    password
+                }
             };
             Ok(database_access::access(&self.node, &database, &password))
         })

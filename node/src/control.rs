@@ -26,6 +26,10 @@ use crate::protocol::{
 };
 use crate::request_actors;
 
+mod generation;
+
+pub use generation::Generations;
+
 /// The control group is the first of a cluster's groups.
 pub const GROUP: GroupId = GroupId(0);
 /// How long a proposal may wait for its quorum.
@@ -49,6 +53,7 @@ pub struct Control {
     key: Arc<RwLock<Option<ClusterKey>>>,
     /// Held while the replica is opened or given up.
     replica: Arc<Mutex<()>>,
+    generations: watch::Sender<Generations>,
 }
 
 fn group_config() -> GroupConfig {
@@ -78,6 +83,7 @@ impl Control {
         membership: Membership,
         data: Arc<DataDir>,
         published: Published,
+        generations: Generations,
     ) -> Result<Self, Failure> {
         let stored: Option<[u8; 32]> = match std::fs::read(data.join(KEY_FILE)) {
             Ok(bytes) => Some(bytes.try_into().map_err(|_| {
@@ -97,6 +103,7 @@ impl Control {
             leadership,
             key,
             replica: Arc::default(),
+            generations: watch::Sender::new(generations),
         })
     }
 
@@ -123,8 +130,8 @@ impl Control {
     /// Records who votes and leads, as a peer that follows more closely says.
     pub fn learn_leadership(&self, learned: Leadership) {
         self.leadership.send_if_modified(|known| {
-            let newer =
-                (learned.term, learned.leader.is_some()) >= (known.term, known.leader.is_some());
+            let age = |it: &Leadership| (it.generation, it.term, it.leader.is_some());
+            let newer = age(&learned) >= age(known);
             let differs = *known != learned;
             if newer && differs {
                 *known = learned;
@@ -182,6 +189,12 @@ impl Control {
         if self.group().is_some() {
             return Ok(());
         }
+        self.open_replica().await
+    }
+
+    /// With the lock held.
+    async fn open_replica(&self) -> Result<(), Failure> {
+        self.refuse_sealed()?;
         let machine = ControlMachine::new(self.published.clone());
         let group = self
             .consensus
@@ -198,6 +211,13 @@ impl Control {
     /// When the disk fails.
     pub async fn leave_group(&self) -> Result<(), Failure> {
         let _alone = self.replica.lock().await;
+        self.drop_replica().await?;
+        tracing::info!("this node votes in the control group no more");
+        Ok(())
+    }
+
+    /// With the lock held.
+    async fn drop_replica(&self) -> Result<(), Failure> {
         self.consensus.remove(GROUP).await.map_err(|error| open_failure(&error))?;
         // Who does not vote has no business with secrets.
         match self.published.secrets.write() {
@@ -208,18 +228,17 @@ impl Control {
             Ok(mut key) => *key = None,
             Err(poisoned) => *poisoned.into_inner() = None,
         }
-        self.data.remove(KEY_FILE)?;
-        tracing::info!("this node votes in the control group no more");
-        Ok(())
+        self.data.remove(KEY_FILE)
     }
 
     /// Keeps the leadership up to date from the replica, until it is closed.
     fn follow_group(&self, group: Group) {
         let leadership = self.leadership.clone();
+        let generation = self.generation();
         let mut status = group.status();
         tokio::spawn(async move {
             loop {
-                let now = leadership_of(&status.borrow_and_update());
+                let now = leadership_of(&status.borrow_and_update(), generation);
                 leadership.send_if_modified(|known| {
                     // An empty replica knows nothing yet.
                     let useful = !now.voters.is_empty();
@@ -457,11 +476,12 @@ impl From<ProposeFailure> for LeaderReply {
     }
 }
 
-fn leadership_of(status: &GroupStatus) -> Leadership {
+fn leadership_of(status: &GroupStatus, generation: u64) -> Leadership {
     Leadership {
         voters: status.voters.iter().copied().collect(),
         leader: status.leader,
         term: status.term,
+        generation,
     }
 }
 
@@ -480,5 +500,8 @@ fn unknown_outcome(error: &RemoteError) -> Failure {
 fn no_leader(last: &str) -> Failure {
     Failure::new(Code::NoQuorum, "no leader of the control group answers; nothing was changed")
         .because(last)
-        .next("`ctl status` shows the voters; start enough of them that a majority is alive")
+        .next(
+            "`ctl status` shows the voters; start enough of them that a majority is alive; if \
+             they are gone for good, `ctl recover` says what would be lost",
+        )
 }

@@ -60,7 +60,7 @@ impl ControlMachine {
         // A node that joins the group may already know more by following than
         // the log that it is just being sent; the state never goes back.
         self.published.state.send_if_modified(|state| {
-            let newer = self.machine.state.index > state.index;
+            let newer = self.machine.state.is_newer_than(state);
             if newer {
                 *state = Arc::new(self.machine.state.clone());
             }

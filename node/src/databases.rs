@@ -21,6 +21,7 @@ use rung_consensus::{Consensus, GroupConfig, OpenError};
 use rung_control_plane::State;
 use rung_proto::soft::{
     ArchiveStatus, CopyKind, CopyState, CopyStatus, LogPlace, NodeSoftState, SealedCopy,
+    first_generation,
 };
 use rung_proto::{Code, Failure, Generation, GroupId, NodeId, encoding};
 use rung_shard::{CopyState as ShardState, First, Shard, ShardConfig, Stop};
@@ -60,10 +61,6 @@ pub struct CopyRecord {
     /// Once another generation has begun: the copy takes no part in its group.
     #[serde(default)]
     pub accepted: Option<recover::Acceptance>,
-}
-
-fn first_generation() -> u64 {
-    1
 }
 
 /// A copy on this node.

@@ -54,6 +54,7 @@ pub fn examine(node: &Arc<Node>, view: &View) -> Vec<Finding> {
         }
         findings.extend(machine(name, &soft.host));
     }
+    findings.extend(control(&state, view));
     findings.extend(databases(&state, view));
     if let Some(why) = node.sql.problem() {
         let next = "stop what listens there; it is tried again every two seconds";
@@ -67,6 +68,20 @@ pub fn examine(node: &Arc<Node>, view: &View) -> Vec<Finding> {
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
+}
+
+/// A control group that has lost its majority.
+fn control(state: &State, view: &View) -> Option<Finding> {
+    let lost: Vec<String> = view
+        .voters
+        .iter()
+        .filter(|voter| !view.is_up(**voter))
+        .map(|voter| state.node_name(*voter))
+        .collect();
+    let message = format!("nothing can be changed: the control voters {} are down", lost.join(" "));
+    let next = "start them; if they are gone for good, `ctl recover` says what would be lost";
+    let majority_is_lost = lost.len() * 2 >= view.voters.len() && !lost.is_empty();
+    majority_is_lost.then(|| finding(Severity::Problem, "control", message, next))
 }
 
 /// Databases without a primary, and copies that are missing or do not serve.

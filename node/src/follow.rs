@@ -104,7 +104,7 @@ async fn follow_one(control: &Control, mesh: &Mesh, source: NodeId) -> Result<()
 
 fn publish(control: &Control, state: &State) {
     control.published().state.send_if_modified(|known| {
-        let newer = state.index > known.index;
+        let newer = state.is_newer_than(known);
         if newer {
             *known = Arc::new(state.clone());
         }

@@ -79,6 +79,12 @@ impl Leader {
         }
         let membership = self.membership.view();
         let view = observe::view(&state, &membership, &self.soft, &self.control.leadership());
+        // Whoever made it may have died before its log said so.
+        let generation = self.control.generation();
+        if generation > state.generation {
+            let begin = Command::BeginGeneration { generation, node: self.node };
+            return self.propose(begin, None).await;
+        }
         let mut placements = Vec::new();
         let mut rest = Vec::new();
         for action in reconcile(self.node, &state, &view) {

@@ -7,6 +7,7 @@ mod certificates;
 mod clock;
 mod control;
 mod control_machine;
+mod control_recovery;
 mod data_dir;
 mod database_access;
 mod database_archive;

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::bootstrap::{self, Addresses, Beginning};
 use crate::bundles::Bundles;
-use crate::control::{Control, GROUP};
+use crate::control::{Control, GROUP, Generations};
 use crate::control_machine::Published;
 use crate::data_dir::DataDir;
 use crate::databases::Databases;
@@ -139,6 +139,7 @@ fn start_mesh(
     address: SocketAddr,
     incarnation: Incarnation,
     published: &Published,
+    generation: Generation,
     cell: &NodeCell,
 ) -> Result<MeshParts, Failure> {
     let (datagram, datagrams) = mpsc::channel(DATAGRAMS);
@@ -149,7 +150,7 @@ fn start_mesh(
         bind: address,
         identity: beginning.identity.clone(),
         incarnation,
-        generation: Generation(1),
+        generation,
         authorise: Arc::new(move |peer| {
             if state.borrow().removed.contains_key(&peer.node) {
                 return Err("it was removed from the cluster".to_owned());
@@ -199,8 +200,11 @@ impl Node {
         let incarnation = data.next_incarnation()?;
         let published = Published::new(known_state(&data));
         let cell = NodeCell::default();
+        let generations = Generations::load(&data)?;
+        let generation = Generation(generations.current);
         let (wal, recovery) = open_log(&data)?;
-        let parts = start_mesh(&beginning, addresses.mesh, incarnation, &published, &cell)?;
+        let parts =
+            start_mesh(&beginning, addresses.mesh, incarnation, &published, generation, &cell)?;
         let mesh = parts.mesh;
         let membership = start_membership(
             &beginning,
@@ -212,7 +216,7 @@ impl Node {
         )?;
         let consensus = Consensus::start(ConsensusConfig {
             node: beginning.node,
-            generation: Generation(1),
+            generation,
             dir: data.join("groups"),
             disk: Arc::new(RealDisk),
             wal: wal.clone(),
@@ -225,6 +229,7 @@ impl Node {
             membership.clone(),
             Arc::clone(&data),
             published,
+            generations,
         )?;
         let soft = SoftState::new(beginning.node, incarnation, mesh.clone());
         let databases = Databases::new(beginning.node, Arc::clone(&data), consensus.clone());
@@ -312,6 +317,11 @@ impl Node {
             self.control.keep_key(creation.key.clone())?;
             self.control.create().await?;
             return self.create_cluster(creation).await;
+        }
+        if let Some(generation) = self.control.accepted_generation() {
+            let why = format!("generation {generation} of the cluster has begun and is waited for");
+            self.report_broken(Role::Control, why);
+            return Ok(());
         }
         if self.consensus.has_replica(GROUP) {
             return match self.control.open().await {

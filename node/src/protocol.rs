@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use rung_control_plane::state::Pin;
 use rung_control_plane::{Delta, State};
 use rung_proto::api::{ChangeAnswer, ChangeRequest, Token, TokenCreated, TokenRequest};
+use rung_proto::soft::first_generation;
 use rung_proto::{ClusterId, Digest, Incarnation, NodeId, Role};
 use rung_transport::StreamKind;
 use serde::{Deserialize, Serialize};
@@ -189,7 +190,8 @@ pub enum LeaderReply {
     },
 }
 
-/// The leader tells a node to take part in the control group, or not to.
+/// The leader tells a node to take part in the control group, or not to; or whoever
+/// begins a new generation, to stop.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlGroupRequest {
@@ -198,6 +200,13 @@ pub enum ControlGroupRequest {
         cluster_key: Vec<u8>,
     },
     Leave,
+    /// Tell of your part in it; answered with a `Told`.
+    Survey,
+    /// Accept this generation: take no part in the group any more. Answered with the
+    /// last entry of the log, a `LogPlace`.
+    Seal {
+        generation: u64,
+    },
 }
 
 /// Who votes and who leads, as a node knows.
@@ -206,6 +215,9 @@ pub struct Leadership {
     pub voters: Vec<NodeId>,
     pub leader: Option<NodeId>,
     pub term: u64,
+    /// That of the cluster; what is known of an earlier one counts for nothing.
+    #[serde(default = "first_generation")]
+    pub generation: u64,
 }
 
 /// One frame of [`STREAM_FOLLOW`].

@@ -14,7 +14,8 @@ use crate::leader::Leader;
 use crate::node::{CONTACTS_FILE, Node, NodeCell, found, stored_contacts};
 use crate::protocol::{Contact, LeaderRequest};
 use crate::{
-    certificates, database_archive, database_scrub, databases, request_actors, sql_role, web_role,
+    certificates, control_recovery, database_archive, database_scrub, databases, request_actors,
+    sql_role, web_role,
 };
 
 /// How long a role may take to stop in order.
@@ -78,6 +79,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), AddError> {
         .await?;
     add(node, "follow", |node, _| follow_control(node)).await?;
     add(node, "replica", |node, _| watch_replica(node)).await?;
+    add(node, "generations", |node, _| control_recovery::follow_generations(node)).await?;
     add(node, "peers", |node, _| follow_members(node)).await?;
     add(node, "remember", |node, _| remember(node)).await?;
     add(node, "host", |node, _| measure(node)).await?;

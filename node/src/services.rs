@@ -149,6 +149,14 @@ async fn soft_state(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRe
 }
 
 async fn control_group(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, CallRefusal> {
+    let request: ControlGroupRequest = decode(&call.body)?;
+    match &request {
+        ControlGroupRequest::Survey => return Ok(encode(&node.control.tell().await?)),
+        ControlGroupRequest::Seal { generation } => {
+            return Ok(encode(&node.control.seal(*generation).await?));
+        }
+        ControlGroupRequest::Open { .. } | ControlGroupRequest::Leave => {}
+    }
     let from = call.from.node;
     let leadership = node.control.leadership();
     // Anybody in the cluster could ask; only a voter, as far as is known, may.
@@ -157,7 +165,7 @@ async fn control_group(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, Cal
         let failure = Failure::new(Code::Precondition, "only a voter may change who votes");
         return Err(failure.into());
     }
-    match decode(&call.body)? {
+    match request {
         ControlGroupRequest::Open { cluster_key } => {
             let key: [u8; 32] = cluster_key
                 .try_into()
@@ -178,6 +186,7 @@ async fn control_group(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, Cal
             node.control.leave_group().await?;
             node.report_mended(rung_proto::Role::Control);
         }
+        ControlGroupRequest::Survey | ControlGroupRequest::Seal { .. } => {}
     }
     Ok(Bytes::new())
 }

@@ -59,6 +59,7 @@ impl SoftState {
             serving: Vec::new(),
             databases: Vec::new(),
             applied_index: 0,
+            generation: 1,
         };
         Self {
             shared: Arc::new(Shared { node, mesh, pushers: Mutex::default() }),

@@ -6,9 +6,9 @@ use std::pin::Pin;
 
 use rung_proto::api::{
     ArchiveContent, ArchiveRequest, ArchiveRestore, AuditEntry, BackupDone, BackupRequest,
-    BundleStored, ChangeAnswer, ChangeRequest, DatabaseTop, DatabaseUrl, EnvName, Event, Finding,
-    LogLine, Operation, RestoreDone, ScrubRequested, ScrubStarted, Status, Tail, TailPage,
-    TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top,
+    BundleStored, ChangeAnswer, ChangeRequest, ClusterRecovered, DatabaseTop, DatabaseUrl, EnvName,
+    Event, Finding, LogLine, Operation, RecoverRequest, RestoreDone, ScrubRequested, ScrubStarted,
+    Status, Tail, TailPage, TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top,
 };
 use rung_proto::{Failure, OperationId, Role};
 use tokio::sync::{mpsc, watch};
@@ -80,6 +80,8 @@ pub trait Backend: Send + Sync + 'static {
     fn tail(&self, database: String, file: String) -> Answer<'_, TailPage>;
     /// Brings the rows of one back where nothing else has happened to them.
     fn replay_tail(&self, database: String, request: TailRequest) -> Answer<'_, TailReplayed>;
+    /// Makes the control group anew from this node's log.
+    fn recover(&self, request: RecoverRequest) -> Answer<'_, ClusterRecovered>;
     /// Puts what a database was at a moment in the place of what it holds.
     fn restore_archive(&self, database: String, request: ArchiveRestore)
     -> Answer<'_, RestoreDone>;

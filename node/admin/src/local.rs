@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use rung_proto::api::{ChangeRequest, SessionLink, TokenRequest};
+use rung_proto::api::{ChangeRequest, RecoverRequest, SessionLink, TokenRequest};
 use rung_proto::{Code, Failure};
 use serde::de::DeserializeOwned;
 
@@ -112,6 +112,7 @@ async fn route(
                 |backend: Arc<dyn Backend>| async move { backend.scrub(name, request).await };
             Ok(respond::json(&run_change(shared, shared.config.limits.change, work).await?))
         }
+        ("POST", ["recover"]) => recover(shared, user, body).await,
         ("POST", ["archives"]) => {
             let request = read_json(shared, body).await?;
             Ok(respond::json(&ask(shared, shared.backend.archive(request)).await?))
@@ -140,7 +141,8 @@ fn allowed(path: &[&str]) -> Option<&'static str> {
         ["operations", _] | ["apps", _, "env"] | ["databases", _, "url" | "tails"] => "GET",
         ["databases", _, "backup" | "restore" | "restore-archive" | "scrub"]
         | ["databases", _, "tails", "replay"]
-        | ["archives"] => "POST",
+        | ["archives"]
+        | ["recover"] => "POST",
         ["databases", _, "tails", _] => "GET",
         ["tokens", _] => "DELETE",
         ["bundles"] => "PUT",
@@ -201,6 +203,13 @@ async fn change(shared: &Arc<Shared>, user: &str, body: Incoming) -> Result<Repl
     request.requested_by = peer::requester(user, &request.requested_by);
     let work = |backend: Arc<dyn Backend>| async move { backend.change(request).await };
     Ok(respond::json(&run_change(shared, shared.config.limits.change, work).await?))
+}
+
+async fn recover(shared: &Arc<Shared>, user: &str, body: Incoming) -> Result<Reply, Failure> {
+    let mut request: RecoverRequest = read_json(shared, body).await?;
+    request.requested_by = peer::requester(user, &request.requested_by);
+    let work = |backend: Arc<dyn Backend>| async move { backend.recover(request).await };
+    Ok(respond::json(&run_change(shared, shared.config.limits.backup, work).await?))
 }
 
 async fn create_token(shared: &Arc<Shared>, user: &str, body: Incoming) -> Result<Reply, Failure> {

@@ -11,7 +11,7 @@ use rung_wal::LogEntry;
 use crate::consensus::{Consensus, open_error};
 use crate::entry;
 use crate::error::OpenError;
-use crate::log::{GroupLog, begin_log, last_of};
+use crate::log::{GroupLog, begin_log, last_of, take_over_log};
 use crate::state_machine::Committed;
 use crate::status::Position;
 
@@ -104,6 +104,25 @@ impl Consensus {
         let term = term.max(base.term);
         let written = begin_log(self.wal(), id, base, (term, self.node()), voters).await;
         written.map_err(|error| OpenError::Failed { group: id, what: error.to_string() })
+    }
+
+    /// Makes this node the only voter of a group whose majority is lost, by an entry
+    /// that nobody has agreed to, behind everything that its log holds. Opened again,
+    /// the group goes on from there with this node as its leader, in a later term; what
+    /// the others had beyond this log, and what nobody knows to be committed of it, is
+    /// decided by that. Returns the entry's place.
+    ///
+    /// To be called only when no other voter takes part in the group any more: they
+    /// might elect one of them. Whoever comes back must drop its log.
+    ///
+    /// # Errors
+    /// When the group is open here or has no log, or the log is damaged or fails.
+    pub async fn take_over(&self, id: GroupId) -> Result<Position, OpenError> {
+        if self.group(id).is_some() {
+            return Err(OpenError::AlreadyOpen(id));
+        }
+        let taken = take_over_log(self.wal(), id, self.node()).await;
+        taken.map_err(|error| open_error(id, &error))
     }
 
     async fn log_of(&self, id: GroupId) -> Result<GroupLog, OpenError> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ const FIRST_REPORT: Duration = Duration::from_secs(10);
 pub struct ConsensusConfig {
     /// This node.
     pub node: NodeId,
-    /// Messages of another generation are refused.
+    /// Messages of another generation are refused, until [`Consensus::set_generation`].
     pub generation: Generation,
     /// Snapshots are kept in `<dir>/<group>/`.
     pub dir: PathBuf,
@@ -62,6 +62,7 @@ pub struct Consensus(Arc<Inner>);
 
 struct Inner {
     config: ConsensusConfig,
+    generation: Arc<AtomicU64>,
     groups: Mutex<BTreeMap<GroupId, Slot>>,
     writers: Arc<Semaphore>,
     receivers: Semaphore,
@@ -113,6 +114,7 @@ impl Consensus {
     /// A node without open groups.
     pub fn start(config: ConsensusConfig) -> Self {
         Self(Arc::new(Inner {
+            generation: Arc::new(AtomicU64::new(config.generation.0)),
             config,
             groups: Mutex::default(),
             writers: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
@@ -213,7 +215,7 @@ impl Consensus {
         let runs = replica.runs();
         let peers = Peers {
             network: Arc::clone(&shared.network),
-            generation: shared.generation,
+            generation: Arc::clone(&self.0.generation),
             group: id,
             window: config.append_window,
             append_deadline: 4 * config.election_max(),
@@ -387,8 +389,15 @@ impl Consensus {
         .boxed())
     }
 
+    /// From now on this node is in another generation of the cluster: messages of any
+    /// other one are refused, and by those who are in another one.
+    pub fn set_generation(&self, generation: Generation) {
+        self.0.generation.store(generation.0, Ordering::Release);
+    }
+
     fn check_generation(&self, generation: Generation) -> Result<(), Refusal> {
-        if generation == self.0.config.generation { Ok(()) } else { Err(Refusal::Generation) }
+        let current = Generation(self.0.generation.load(Ordering::Acquire));
+        if generation == current { Ok(()) } else { Err(Refusal::Generation) }
     }
 
     /// Receives a snapshot on a stream that [`Network::open_stream`] of `from`

@@ -125,6 +125,32 @@ pub(crate) async fn begin_log(
     wal.write(group, writes).await
 }
 
+/// Appends a membership of `node` alone, in a later term than any that the log knows,
+/// with a vote for it, and returns the entry's place.
+///
+/// # Errors
+/// `NotFound` when there is no log; see [`GroupLog::open`] for the others.
+pub(crate) async fn take_over_log(wal: &Wal, group: GroupId, node: NodeId) -> io::Result<Position> {
+    let log = GroupLog::open(wal.clone(), group, 1).await?;
+    let last = log.last().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("group {group} has no log here"))
+    })?;
+    let voted = log.known().vote.as_ref().map_or(0, |vote| Ballot::from(vote).term);
+    let at = Position { term: voted.max(last.term) + 1, index: last.index + 1 };
+    let alone = entry::MembershipForm::of_voters(&BTreeSet::from([node]));
+    let membership = alone.into_raft().map_err(invalid)?;
+    let payload = entry::to_bytes(&openraft::EntryPayload::Membership(membership));
+    let entries = vec![LogEntry { index: at.index, header: at.term, payload }];
+    let writes = vec![
+        set(key::VOTE, &Ballot { term: at.term, node, granted: false }),
+        // It decides now what the group has, complete or not.
+        set(key::RETURNING, &false),
+        Write::Append { entries },
+    ];
+    log.write(writes).await?;
+    Ok(at)
+}
+
 impl GroupLog {
     /// Reads what the log knows of the group.
     ///

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ const PIECE: usize = 256 << 10;
 #[derive(Clone)]
 pub(crate) struct Peers {
     pub network: Arc<dyn Network>,
-    pub generation: Generation,
+    /// That of the node, which changes when a new one has begun.
+    pub generation: Arc<AtomicU64>,
     pub group: GroupId,
     pub window: usize,
     /// How long a message with entries may take, the follower's disk included.
@@ -83,6 +85,10 @@ fn decode_answer(bytes: &[u8]) -> Rpc<Answer> {
 }
 
 impl Peers {
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
     fn call(
         &self,
         to: NodeId,
@@ -90,7 +96,7 @@ impl Peers {
         entries: &[RaftEntry],
         deadline: Duration,
     ) -> BoxFuture<'static, Rpc<Answer>> {
-        let header = Header { generation: self.generation, group: self.group, request };
+        let header = Header { generation: self.generation(), group: self.group, request };
         let body = encode_request(&header, entries);
         let answer = self.network.call(to, body, deadline);
         async move {
@@ -277,7 +283,7 @@ impl Peer {
         };
         let lost = |error: std::io::Error| NetworkError::NoAnswer(self.to, error.to_string());
         let header = SnapshotHeader {
-            generation: self.peers.generation,
+            generation: self.peers.generation(),
             group: self.peers.group,
             ballot: vote.into(),
             bytes,

@@ -181,6 +181,9 @@ impl Attempt<'_> {
                     self.put(Update::Instance(*id, None));
                 }
             }
+            Command::BeginGeneration { generation, node } => {
+                self.begin_generation(*generation, *node);
+            }
             Command::StartOperation(new) => return self.start_operation(new, depth),
             Command::AdvanceOperation { id, update } => self.advance(*id, update, depth)?,
             Command::Note { kind, message, node, app } => {
@@ -217,6 +220,9 @@ fn describe(command: &Command) -> String {
         Command::RevokeToken { id } => format!("revoke token {id}"),
         Command::Database { database, change: DatabaseCommand::Create { .. } } => {
             format!("create the database {database}")
+        }
+        Command::BeginGeneration { generation, .. } => {
+            format!("begin generation {generation} of the cluster, accepting a loss of data")
         }
         Command::CreateCluster { cluster, .. } => format!("create the cluster {}", cluster.name),
         other => {

@@ -145,6 +145,11 @@ pub enum Command {
         database: String,
         change: DatabaseCommand,
     },
+    /// The control group was made anew, from the log of one node.
+    BeginGeneration {
+        generation: u64,
+        node: NodeId,
+    },
     StartOperation(Box<NewOperation>),
     /// Carries out a step of an operation, or records how it went, if the
     /// operation still is where the runner saw it.

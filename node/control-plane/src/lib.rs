@@ -15,6 +15,7 @@
 pub mod apply;
 pub mod command;
 pub mod databases;
+pub mod generation;
 mod instances;
 pub mod operation;
 pub mod placement;

@@ -15,6 +15,8 @@ mod nodes;
 mod recovery;
 mod roles;
 
+pub(crate) use recovery::missing_consent;
+
 /// A change that, as planned, makes the operation; or there is nothing to do.
 pub type Planned = Option<NewOperation>;
 

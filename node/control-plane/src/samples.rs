@@ -158,6 +158,7 @@ pub fn view(state: &State) -> View {
         databases: Vec::new(),
         serving: vec![Role::Dns, Role::Lb],
         applied_index: state.index,
+        generation: state.generation,
     };
     let alive = Liveness { state: NodeState::Alive, since_ms: 0 };
     View {

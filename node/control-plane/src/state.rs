@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use rung_bundle::Manifest;
 use rung_proto::api::{ArchiveSetting, AuditEntry, Event};
-use rung_proto::soft::SealedCopy;
+use rung_proto::soft::{SealedCopy, first_generation};
 use rung_proto::{
     ClusterId, Code, Digest, Epoch, Failure, GroupId, Incarnation, InstanceId, NodeId, OperationId,
     Role,
@@ -228,10 +228,6 @@ pub struct ShardRecord {
     pub retired: Vec<RetiredGroup>,
 }
 
-fn first_generation() -> u64 {
-    1
-}
-
 /// A new generation of a shard on its way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecoveryRecord {
@@ -280,6 +276,10 @@ pub struct State {
     pub audit: VecDeque<AuditEntry>,
     /// The next instance, operation and epoch; never used twice.
     pub next_id: u64,
+    /// Rises when the control group was made anew from what a lost majority left. States
+    /// are compared by it first, then by their index.
+    #[serde(default = "first_generation")]
+    pub generation: u64,
 }
 
 impl Default for State {
@@ -305,6 +305,7 @@ impl Default for State {
             events: VecDeque::new(),
             audit: VecDeque::new(),
             next_id: 1,
+            generation: 1,
         }
     }
 }
@@ -324,6 +325,7 @@ pub enum Update {
     Event(Event),
     Audit(AuditEntry),
     NextId(u64),
+    Generation(u64),
 }
 
 /// All that one entry of the log changed.
@@ -378,6 +380,7 @@ impl State {
             Update::Event(event) => push_bounded(&mut self.events, event),
             Update::Audit(entry) => push_bounded(&mut self.audit, entry),
             Update::NextId(next) => self.next_id = next,
+            Update::Generation(generation) => self.generation = generation,
         }
     }
 
@@ -395,6 +398,11 @@ impl State {
         }
         self.index = delta.index;
         Ok(())
+    }
+
+    /// Whether this state replaces another one, which may be of a history that is over.
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        (self.generation, self.index) > (other.generation, other.index)
     }
 
     pub fn node_named(&self, name: &str) -> Option<&NodeRecord> {

@@ -332,6 +332,26 @@ pub struct Consent {
     pub fenced: bool,
 }
 
+/// Makes the control group anew from the log of the node that is asked, after a
+/// majority of its voters was lost for good.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RecoverRequest {
+    pub consent: Consent,
+    /// Who asks, for the audit log.
+    #[serde(default)]
+    pub requested_by: String,
+}
+
+/// The new generation of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterRecovered {
+    pub generation: u64,
+    /// The node whose log was taken, and its last entry.
+    pub node: String,
+    pub entry: u64,
+    pub term: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChangeRequest {
     pub change: Change,

@@ -266,4 +266,12 @@ pub struct NodeSoftState {
     /// Last control index applied here.
     #[serde(default)]
     pub applied_index: u64,
+    /// The generation of the cluster that the node is in.
+    #[serde(default = "first_generation")]
+    pub generation: u64,
+}
+
+/// That of a cluster whose control group never lost its majority for good.
+pub fn first_generation() -> u64 {
+    1
 }

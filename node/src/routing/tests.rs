@@ -96,6 +96,7 @@ fn told(node: u64, incarnation: u64, instances: &[(u64, InstanceState)]) -> Node
         databases: Vec::new(),
         serving: Vec::new(),
         applied_index: 7,
+        generation: 1,
     }
 }
 

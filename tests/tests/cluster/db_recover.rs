@@ -162,3 +162,90 @@ fn a_lost_majority_is_given_up_comes_back_and_what_it_had_is_replayed() {
     eventually("the doctor has nothing to say", SOON, || problems(&cluster, &other).is_empty());
     cluster.ctl_of(&other, &["audit", "-o", "wide"]).expect(0).saying("accepting a loss of data");
 }
+
+/// Three nodes of which one dies and one stands still, after a change that only those
+/// two know of.
+fn lose_all_but_one() -> Lost {
+    let mut cluster = Cluster::builder().nodes(3).start();
+    eventually("all three vote", SOON, || cluster.voters().len() == 3);
+    cluster.create_database(DATABASE, 2);
+    let shard = cluster.shard(DATABASE, &[]).expect("the database");
+    let primary = shard.primary.clone().expect("a primary");
+    let replicas: Vec<String> = shard.replicas.iter().map(|one| one.node.clone()).collect();
+    let [survivor, replica] = replicas.try_into().expect("two replicas");
+    run(&cluster, &primary, TABLE).expect("a table");
+    for number in 1..=10 {
+        write(&cluster, &primary, number, "all").expect("a row");
+    }
+    cluster.kill(&survivor);
+    wait_down(&cluster, &primary, &survivor);
+    write(&cluster, &primary, 11, "lost").expect("a row on two of three copies");
+    cluster.ctl_of(&primary, &["db", "create", "forgotten"]).expect(0);
+    signal(cluster.pid(&replica), "STOP");
+    cluster.kill(&primary);
+    cluster.restart(&survivor);
+    Lost { cluster, other: survivor.clone(), survivor, lost: [primary, replica] }
+}
+
+#[test]
+fn all_but_one_node_are_lost_and_the_last_one_goes_on_when_it_is_told_to() {
+    let Lost { mut cluster, survivor, lost, .. } = lose_all_but_one();
+    let ctl = |cluster: &Cluster, arguments: &[&str]| cluster.ctl_of(&survivor, arguments);
+    let rows = |cluster: &Cluster, node: &str| run(cluster, node, ROWS);
+    eventually("the survivor answers reads", SOON, || rows(&cluster, &survivor).is_ok());
+    write(&cluster, &survivor, 50, "refused").expect_err("nothing can be written");
+    let consent = ["--accept-data-loss", "--confirm-fenced"];
+    let of_database = [&["db", "recover", DATABASE][..], &consent].concat();
+    ctl(&cluster, &of_database).expect(6).saying("ctl recover");
+    let shown = ctl(&cluster, &["recover"]).expect(5);
+    println!("{shown}");
+    shown.saying("--accept-data-loss --confirm-fenced").saying("is unreachable");
+    let recovered = ctl(&cluster, &[&["recover"][..], &consent].concat()).expect(0);
+    println!("{recovered}");
+    recovered.saying("generation 2");
+    ctl(&cluster, &["recover"]).expect(5).saying("majority");
+    println!("{}", ctl(&cluster, &of_database).expect(0));
+    write(&cluster, &survivor, 20, "new").expect("a row of the new generation");
+    ctl(&cluster, &["db", "create", "remembered"]).expect(0);
+    ctl(&cluster, &["audit", "-o", "wide"]).expect(0).saying("generation 2 of the cluster");
+
+    cluster.restart(&lost[0]);
+    signal(cluster.pid(&lost[1]), "CONT");
+    cluster.wait_serving(DATABASE, 2);
+    eventually("all three vote again", SOON, || cluster.voters().len() == 3);
+    eventually("what was lost is kept", SOON, || !tails(&cluster, &survivor).is_empty());
+    let there = rows(&cluster, &survivor).expect("the rows");
+    assert_eq!(there.len(), 11, "{there:?}");
+    for node in &lost {
+        let complete = || rows(&cluster, node).is_ok_and(|rows| rows == there);
+        eventually("the copies that came back have all", SOON, complete);
+        assert!(cluster.data(node).join("control/former-1").exists(), "the old state is kept");
+        let listed = cluster.ctl_of(node, &["db", "ls", "-o", "name"]).expect(0);
+        assert!(listed.stdout.contains("remembered") && !listed.stdout.contains("forgotten"));
+    }
+    // The new generation needs nobody of the old one any more.
+    cluster.kill(&survivor);
+    let later = "INSERT INTO notes VALUES (30, 'later') ON CONFLICT DO NOTHING";
+    eventually("the others go on without it", SOON, || run(&cluster, &lost[0], later).is_ok());
+    cluster.ctl_of(&lost[0], &["node", "cordon", &lost[1]]).expect(0);
+}
+
+#[test]
+fn a_recovery_that_died_half_way_is_begun_again() {
+    let mut cluster = Cluster::builder().nodes(1).start();
+    let id = cluster.node("n1").id;
+    cluster.kill("n1");
+    let accepted = format!(r#"{{"current":1,"accepted":{{"generation":2,"voters":["{id}"]}}}}"#);
+    let path = cluster.data("n1").join("control/generation");
+    std::fs::write(path, accepted).expect("what a node that has accepted remembers");
+    cluster.restart("n1");
+    cluster.ctl(&["doctor"]).expect(1).saying("generation 2 of the cluster has begun");
+    cluster.ctl(&["recover"]).expect(5).saying("--accept-data-loss --confirm-fenced");
+    let recover = ["recover", "--accept-data-loss", "--confirm-fenced"];
+    cluster.ctl(&recover).expect(0).saying("generation 3");
+    cluster.ctl(&["node", "cordon", "n1"]).expect(0);
+    cluster.kill("n1");
+    cluster.restart("n1");
+    cluster.ctl(&["node", "uncordon", "n1"]).expect(0);
+    cluster.ctl(&recover).expect(5).saying("majority");
+}

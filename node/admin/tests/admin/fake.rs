@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use rung_admin::{AdminConfig, AdminServer, Answer, Backend, Limits, LogQuery, prometheus};
 use rung_proto::api::{
     App, ArchiveContent, ArchiveRange, ArchiveRequest, ArchiveRestore, AuditEntry, BackupDone,
-    BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, Cluster, ControlRole,
-    DatabaseReplica, DatabaseShard, DatabaseTop, DatabaseUrl, EnvName, Event, Finding, Instance,
-    LogLine, Node, NodeState, NodeTop, Operation, OperationState, RestoreDone, RoleCount,
-    ScrubRequested, ScrubStarted, Severity, SqlNode, StatementTop, Status, Step, StepState, Tail,
-    TailPage, TailReplayed, TailRequest, Token, TokenCreated, TokenRequest, Top, Web,
+    BackupRequest, BundleStored, ChangeAnswer, ChangeRequest, Cluster, ClusterRecovered, Consent,
+    ControlRole, DatabaseReplica, DatabaseShard, DatabaseTop, DatabaseUrl, EnvName, Event, Finding,
+    Instance, LogLine, Node, NodeState, NodeTop, Operation, OperationState, RecoverRequest,
+    RestoreDone, RoleCount, ScrubRequested, ScrubStarted, Severity, SqlNode, StatementTop, Status,
+    Step, StepState, Tail, TailPage, TailReplayed, TailRequest, Token, TokenCreated, TokenRequest,
+    Top, Web,
 };
 use rung_proto::soft::{ActorStatus, HostStatus, InstanceState};
 use rung_proto::{ClusterId, Code, Digest, Failure, InstanceId, NodeId, OperationId, Role};
@@ -405,6 +406,16 @@ impl Backend for Fake {
     fn restore_archive(&self, _: String, _: ArchiveRestore) -> Answer<'_, RestoreDone> {
         let from_archive = Some((7, 1_790_000_000_000));
         Box::pin(async move { Ok(RestoreDone { position: "1.0.7.43".to_owned(), from_archive }) })
+    }
+
+    fn recover(&self, request: RecoverRequest) -> Answer<'_, ClusterRecovered> {
+        Box::pin(async move {
+            let Consent { data_loss, fenced } = request.consent;
+            if !(data_loss && fenced) {
+                return Err(Failure::new(Code::DataLoss, "changes may be lost"));
+            }
+            Ok(ClusterRecovered { generation: 2, node: "n1".to_owned(), entry: 7, term: 3 })
+        })
     }
 
     fn scrub(&self, _: String, _: ScrubRequested) -> Answer<'_, ScrubStarted> {

@@ -198,3 +198,27 @@ async fn a_group_that_was_dropped_is_received_again_and_not_made_again() {
     let answer = consensus.handle(NodeId(2), encode_request(&header, &[])).await;
     assert_eq!(answer, Err(Refusal::Returning));
 }
+
+#[tokio::test]
+async fn a_lost_majority_is_taken_over_with_everything_that_the_log_holds() {
+    let (_disk, consensus) = node();
+    // The two others are never heard of, so not even the first entry is committed.
+    let three = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
+    let lost = consensus.create(GroupConfig::new(GROUP, "test"), Nothing, &three).await.unwrap();
+    assert_eq!(lost.status().borrow().committed, None);
+    assert!(matches!(consensus.take_over(GROUP).await, Err(OpenError::AlreadyOpen(GROUP))));
+    consensus.close(GROUP).await;
+    let before = consensus.closed_log(GROUP).await.unwrap().last.unwrap();
+    let taken = consensus.take_over(GROUP).await.unwrap();
+    assert!(taken.term > before.term && taken.index == before.index + 1);
+    let group = consensus.open(GroupConfig::new(GROUP, "test"), Nothing).await.unwrap();
+    let mut status = group.status();
+    let leads = status.wait_for(|status| status.is_leader() && status.applied >= Some(taken));
+    let now = timeout(PATIENCE, leads).await.unwrap().unwrap().clone();
+    assert_eq!(now.voters, BTreeSet::from([NodeId(1)]));
+    assert!(now.term > taken.term);
+    let applied = group.propose(Bytes::from("more"), PATIENCE).await.unwrap();
+    assert_eq!(applied.answer, "more");
+    let nothing = consensus.take_over(GroupId(77)).await;
+    assert!(matches!(nothing, Err(OpenError::Failed { .. })), "{nothing:?}");
+}

@@ -1,14 +1,31 @@
-//! Commands that make a new generation of a shard, after a majority of its copies
-//! was lost for good.
+//! Commands that make a new generation, of a shard after a majority of its copies was
+//! lost for good, or of the cluster after a majority of the control group was.
 
-use rung_proto::{Code, Failure, GroupId};
+use rung_proto::{Code, Failure, GroupId, NodeId};
 
 use super::databases::find;
 use super::{Attempt, refuse};
 use crate::command::DatabaseCommand;
-use crate::state::{DatabaseRecord, MAX_RETIRED, RecoveryRecord, RetiredGroup, ShardRecord};
+use crate::state::{
+    DatabaseRecord, MAX_RETIRED, RecoveryRecord, RetiredGroup, ShardRecord, Update,
+};
+
+/// Ids that the lost voters may have given after what the new generation knows. None
+/// of them is given again, since there may be copies and instances of those names.
+const SKIPPED_IDS: u64 = 1 << 20;
 
 impl Attempt<'_> {
+    pub(super) fn begin_generation(&mut self, generation: u64, node: NodeId) {
+        if generation <= self.machine.state.generation {
+            return;
+        }
+        self.put(Update::Generation(generation));
+        self.put(Update::NextId(self.machine.state.next_id + SKIPPED_IDS));
+        let node = self.machine.state.node_name(node);
+        let message = format!("the cluster is in generation {generation}, from the log of {node}");
+        self.event("generation-begun", message, Some(node), None);
+    }
+
     pub(super) fn recovery(
         &mut self,
         record: &mut DatabaseRecord,

@@ -377,7 +377,7 @@ fn any_command(random: &mut Random, depth: u32) -> Command {
     let on = random.chance(50);
     let id = InstanceId(random.between(1, 30));
     let dc = random.pick(&["east", "west"]).to_owned();
-    match random.next() % 29 {
+    match random.next() % 30 {
         0 => create_cluster(crate::samples::node(node.0, &dc)),
         1 | 2 => Command::AdmitNode {
             token: [random.between(8, 9) as u8; 32],
@@ -424,6 +424,7 @@ fn any_command(random: &mut Random, depth: u32) -> Command {
         22 => Command::PlaceInstance { app, release, env_version: random.between(0, 1), node },
         23 => Command::DrainInstance { id },
         24 => Command::RemoveInstance { id },
+        27 => Command::BeginGeneration { generation: u64::from(release), node },
         25 if depth < 2 => {
             let steps = vec![
                 wait("one"),
@@ -451,7 +452,7 @@ fn any_command(random: &mut Random, depth: u32) -> Command {
             }
             advance(OperationId(random.between(1, 30)), update)
         }
-        27 if depth < 2 => Command::All((0..3).map(|_| any_command(random, depth + 1)).collect()),
+        28 if depth < 2 => Command::All((0..3).map(|_| any_command(random, depth + 1)).collect()),
         _ => Command::Note {
             kind: "k".to_owned(),
             message: "m".to_owned(),

@@ -51,12 +51,13 @@ pub(super) fn recover_shard(
         let what = format!("recovering {name} from the copy on {taken} may lose data");
         return Err(Failure::new(Code::DataLoss, what)
             .because(format!("{}; {}", copies.loss(survivor), copies.seen(state)))
-            .next(missing(consent)));
+            .next(missing_consent(consent)));
     }
     Ok(Some(operation(&database.name, number, shard, &copies, from, state)))
 }
 
-fn missing(consent: Consent) -> String {
+/// What a person who has not said it yet must say so that data may be lost.
+pub(crate) fn missing_consent(consent: Consent) -> String {
     let flags = match (consent.data_loss, consent.fenced) {
         (false, false) => "--accept-data-loss --confirm-fenced",
         (false, true) => "--accept-data-loss",

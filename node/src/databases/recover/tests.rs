@@ -99,6 +99,7 @@ fn peer(generation: u64, group: GroupId) -> NodeSoftState {
         serving: Vec::new(),
         databases: vec![copy],
         applied_index: 0,
+        generation: 1,
     }
 }
 
