@@ -244,12 +244,14 @@ pub enum Command {
         options: ChangeOptions,
     },
     /// Go on without control voters that are lost for good
-    #[command(after_help = "Without a majority of its voters the control group changes nothing. This makes\n\
+    #[command(
+        after_help = "Without a majority of its voters the control group changes nothing. This makes\n\
         it anew, in a new generation, from the log of the node that is asked, which must\n\
         have the most of those that can be reached. Without the two flags it says what\n\
         may be lost (exit 5). Who comes back from the old generation follows the new\n\
         one. Databases have majorities of their own: `ctl db recover`.\n\nExamples:\n  \
-        ctl recover\n  ctl recover --accept-data-loss --confirm-fenced")]
+        ctl recover\n  ctl recover --accept-data-loss --confirm-fenced"
+    )]
     Recover {
         #[command(flatten)]
         consent: ConsentOptions,
