@@ -43,6 +43,7 @@ mod tail;
 mod web_role;
 
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,9 +63,6 @@ use crate::node::Node;
 use crate::options::Options;
 use crate::role_log::RoleLog;
 
-/// Threads of the core runtime: membership, consensus and control never wait
-/// for a busy role, whose data plane has threads of its own.
-const CORE_THREADS: usize = 2;
 /// What stopping in order may take before the process ends anyway.
 const STOP: Duration = Duration::from_secs(25);
 /// The libraries below say much about nothing, and strangers can make the DNS
@@ -126,7 +124,7 @@ fn run(options: &Options, role_log: Arc<RoleLog>) -> Result<(), Failure> {
     };
     let data = Arc::new(DataDir::open(&options.data)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CORE_THREADS)
+        .worker_threads(core_threads())
         .thread_name("rung-core")
         .enable_all()
         .build()
@@ -139,6 +137,14 @@ fn run(options: &Options, role_log: Arc<RoleLog>) -> Result<(), Failure> {
     let result = runtime.block_on(serve(options, data, role_log));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Threads of the core runtime: membership, consensus and control never wait for a busy
+/// role, whose data plane has threads of its own. A commit is a chain of short tasks,
+/// which a second thread of a small machine lengthens by waking it for each.
+fn core_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    if cores > 2 { 2 } else { 1 }
 }
 
 async fn serve(

@@ -29,6 +29,7 @@ mod replica;
 mod report;
 mod returning;
 mod runtime;
+mod sending;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 mod snapshot_format;

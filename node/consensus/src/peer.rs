@@ -29,7 +29,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::message::{Answer, Header, Request, SnapshotHeader, encode_request};
 use crate::network::{ByteStream, Network, NetworkError};
 use crate::raft_types::{RaftEntry, RaftLogId, RaftVote, Types, log_id, position};
-use crate::replica::{RaftSnapshot, SnapshotData};
+use crate::replica::{LiveSnapshot, RaftSnapshot, SnapshotData};
 use crate::snapshot_store::blocking;
 
 /// The largest answer at the end of a snapshot's stream, in bytes.
@@ -291,6 +291,7 @@ impl Peer {
         let header = Bytes::from(encoding::encode(&header));
         let stream = self.peers.network.open_stream(self.to, header, self.peers.append_deadline);
         let ByteStream { mut send, mut receive } = stream.await?;
+        let mut sent = None;
         match data {
             SnapshotData::File(file) => {
                 let mut offset = 0;
@@ -300,10 +301,12 @@ impl Peer {
                     offset += piece.len() as u64;
                 }
             }
-            SnapshotData::Live(mut encoder) => {
+            SnapshotData::Live(live) => {
+                let LiveSnapshot { mut encoder, sending } = *live;
                 while let Some(piece) = blocking(|| encoder.next_piece()).map_err(lost)? {
                     send.write_all(&piece).await.map_err(lost)?;
                 }
+                sent = Some(sending);
             }
             SnapshotData::Nothing | SnapshotData::Landed(_) => {}
         }
@@ -314,6 +317,7 @@ impl Peer {
         }
         let mut answer = vec![0; size as usize];
         receive.read_exact(&mut answer).await.map_err(lost)?;
+        drop(sent);
         match encoding::decode(&answer) {
             Ok(Answer::SnapshotInstalled(ballot)) => Ok(SnapshotResponse::new(ballot.into())),
             Ok(other) => Err(NetworkError::Refused(self.to, format!("{other:?}"))),

@@ -17,6 +17,7 @@ use crate::memberships::Memberships;
 use crate::raft_types::{
     Payload, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, Types, log_id,
 };
+use crate::sending::{Sending, Sends};
 use crate::snapshot_format::{SnapshotEncoder, SnapshotHeader};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore, blocking};
 use crate::state_machine::{Committed, Landed, OwnCopy, SnapshotSource, StateMachine};
@@ -28,12 +29,19 @@ pub(crate) enum SnapshotData {
     /// It was written, or received.
     File(SnapshotFile),
     /// A state machine that keeps its state by itself is read while it is sent.
-    Live(Box<SnapshotEncoder>),
+    Live(Box<LiveSnapshot>),
     /// It was received, and lies beside the state of a state machine that keeps it by
     /// itself.
     Landed(LandedState),
     /// Only its position counts: the log can be purged up to it.
     Nothing,
+}
+
+/// A state that is read while it is sent.
+pub(crate) struct LiveSnapshot {
+    pub(crate) encoder: SnapshotEncoder,
+    /// To be kept until the receiver has taken it over.
+    pub(crate) sending: Sending,
 }
 
 /// A state that has landed. The state machine must not be opened again before it is gone.
@@ -61,6 +69,7 @@ pub(crate) struct Replica {
     runs: Arc<AtomicBool>,
     bytes_since_snapshot: u64,
     snapshot_bytes: u64,
+    sends: Sends,
     /// Rung when `snapshot_bytes` were applied since the last snapshot.
     snapshot_due: Arc<Notify>,
     /// How many snapshots may be written on this node at once.
@@ -140,6 +149,7 @@ impl Replica {
             runs: Arc::default(),
             bytes_since_snapshot: 0,
             snapshot_bytes,
+            sends: Sends::default(),
             snapshot_due,
             writers,
             in_use,
@@ -153,6 +163,7 @@ impl Replica {
         let entries = mem::take(&mut batch.entries);
         let responders = mem::take(&mut batch.responders);
         self.bytes_since_snapshot += batch.bytes as u64;
+        self.sends.applied(batch.bytes as u64);
         batch.bytes = 0;
         let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
         let answers = if machine.waits_for_disk(&entries) {
@@ -229,13 +240,20 @@ impl Replica {
         let header = SnapshotHeader::new(self.store.group(), &meta);
         let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
         let source = blocking(|| machine.snapshot())?;
-        let data = SnapshotData::Live(Box::new(SnapshotEncoder::new(&header, source)));
+        let encoder = SnapshotEncoder::new(&header, source);
+        let live = LiveSnapshot { encoder, sending: self.sends.begin(current) };
+        let data = SnapshotData::Live(Box::new(live));
         Ok(Some(Snapshot { meta, snapshot: data }))
+    }
+
+    /// Up to where the log need not be kept.
+    fn purgeable(&self, own: OwnCopy) -> Option<RaftLogId> {
+        self.sends.limit(own.durable.map(log_id))
     }
 
     /// Writes no file: tells the protocol what is durable, so that it purges the log.
     fn purge_builder(&mut self, own: OwnCopy, force: bool) -> Option<SnapshotWriter> {
-        let durable = own.durable.map(log_id);
+        let durable = self.purgeable(own);
         let known = durable.as_ref().is_some_and(|durable| self.memberships.at(durable).is_some());
         let is_news = known && durable > self.reported;
         if !force && !is_news {
@@ -265,7 +283,7 @@ impl Replica {
 
     fn ask_for_snapshot(&mut self) {
         if let Some(own) = self.own_copy() {
-            if own.durable.map(log_id) > self.reported {
+            if self.purgeable(own) > self.reported {
                 self.snapshot_due.notify_one();
             }
             return;

@@ -19,6 +19,7 @@ use rung_shard::{
 use rung_sql::Executor;
 use rung_wal::disk::RealDisk;
 use rung_wal::{Wal, WalConfig};
+use tokio::sync::watch;
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -29,6 +30,9 @@ const GROUP: GroupId = GroupId(5);
 struct Links {
     nodes: Mutex<BTreeMap<NodeId, Consensus>>,
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    /// Streams that were opened, and whether their content is kept back.
+    streams: Mutex<usize>,
+    holds_streams: watch::Sender<bool>,
 }
 
 impl Links {
@@ -87,8 +91,13 @@ impl Network for Link {
                 ByteStream { send: Box::new(send), receive: Box::new(receive) }
             };
             let theirs = stream(theirs);
+            *links.streams.lock().unwrap() += 1;
+            let mut held = links.holds_streams.subscribe();
             // The sender learns of a failure by the stream's end.
-            tokio::spawn(async move { drop(peer.serve_stream(from, header, theirs).await) });
+            tokio::spawn(async move {
+                let _ = held.wait_for(|held| !held).await;
+                drop(peer.serve_stream(from, header, theirs).await)
+            });
             Ok(stream(ours))
         }
         .boxed()
@@ -197,6 +206,16 @@ impl Cluster {
             cut.insert((id(node), id(other)));
             cut.insert((id(other), id(node)));
         }
+    }
+
+    /// Keeps back what is sent on streams, or no longer.
+    pub fn hold_streams(&self, hold: bool) {
+        self.links.holds_streams.send_replace(hold);
+    }
+
+    /// How many streams were opened.
+    pub fn streams(&self) -> usize {
+        *self.links.streams.lock().unwrap()
     }
 
     pub fn mend(&self) {

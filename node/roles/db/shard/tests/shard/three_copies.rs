@@ -182,6 +182,44 @@ async fn a_new_copy_is_sent_the_state_that_the_log_no_longer_has() {
     cluster.stop().await;
 }
 
+/// Of a large database it arrives long after the log could have been purged beyond it,
+/// and would have to be sent again for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_keeps_what_follows_a_state_that_is_being_sent() {
+    let mut cluster = Cluster::start_with(1, |config| {
+        config.limits.checkpoint_bytes = 256 << 10;
+        config.group.keep_entries = 10;
+    })
+    .await;
+    let (_, shard) = cluster.primary().await;
+    write(&shard, "CREATE TABLE t(x)").await.unwrap();
+    let fill = async |rows: usize| {
+        for _ in 0..rows {
+            write(&shard, "INSERT INTO t VALUES (randomblob(3000))").await.unwrap();
+        }
+    };
+    fill(200).await;
+    let status = shard.group().status();
+    let purged = || status.borrow().purged.map_or(0, |purged| purged.index);
+    eventually("the log was purged", || purged() > 0).await;
+    cluster.hold_streams(true);
+    cluster.open(2, First::Open).await;
+    shard.group().add_learner(NodeId(2), PATIENCE).await.unwrap();
+    eventually("the state is being sent", || cluster.streams() == 1).await;
+    fill(300).await;
+    cluster.hold_streams(false);
+    shard.group().wait_until_caught_up(NodeId(2), PATIENCE).await.unwrap();
+    let copy = cluster.shard(2).clone();
+    eventually("the copies are equal", || copy.position() == shard.position()).await;
+    assert_eq!(cluster.streams(), 1, "it was sent again");
+    // It is not kept for longer than that.
+    let before = purged();
+    fill(200).await;
+    eventually("the log is purged again", || purged() > before + 300).await;
+    drop(copy);
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_differs_stops_and_the_others_go_on() {
     let mut cluster = Cluster::start_with(3, |config| {
