@@ -16,6 +16,7 @@ import time
 from db_contenders import TICKS, Machines, Postgres, Rung, note, say, until
 
 HALF_OF_50_MS = 25
+INTERACTIVE_CLIENTS = 32
 MODES = {"select-only": ["-S"], "simple-update": ["-N"], "TPC-B-like": []}
 # One autocommit statement, for the distant machines.
 UPDATE = r"""\set aid random(1, 100000 * :scale)
@@ -173,6 +174,9 @@ def compare_far(options):
             until("packets are late", lambda: machines.round_trip() > 2 * HALF_OF_50_MS - 1, 10)
             far = by_turns(options, servers, arguments, options.far_clients)
             table.row(f"{machines.round_trip():.0f} ms round trip", *far)
+            interactive = [*MODES["simple-update"], "-M", "prepared"]
+            several = by_turns(options, servers, interactive, INTERACTIVE_CLIENTS)
+            table.row(f"the same, interactive, {INTERACTIVE_CLIENTS} clients", *several)
             for server, before, after in zip(servers, near, far):
                 if "rate" in before and "rate" in after:
                     share = after["rate"] / before["rate"]

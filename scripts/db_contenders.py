@@ -241,9 +241,6 @@ class Rung:
         until("the database serves", lambda: self.serving(0))
         self.ctl("scale", "replicas", str(replicas))
         until("the copies serve", lambda: self.serving(replicas))
-        self.primary = self.shard()["primary"]
-        urls = json.loads(self.ctl("db", "url", "bench", "-o", "json", node=self.primary))
-        self.url = urls["url"]
 
     def address(self, index):
         return self.machines.address(index) if self.machines else f"{self.network}.{11 + index}"
@@ -281,11 +278,15 @@ class Rung:
         return sum(replica["state"] == "serving" for replica in shard["replicas"]) >= replicas
 
     def client(self):
-        found = re.fullmatch(r"postgres://([^:]+):([^@]+)@([^:/]+):(\d+)/([^?]+).*", self.url)
+        """At the primary, wherever it is now."""
+        until("the database serves", lambda: self.serving(0))
+        primary = self.shard()["primary"]
+        url = json.loads(self.ctl("db", "url", "bench", "-o", "json", node=primary))["url"]
+        found = re.fullmatch(r"postgres://([^:]+):([^@]+)@([^:/]+):(\d+)/([^?]+).*", url)
         if not found:
-            raise SystemExit(f"{PROGRAM}: the database's URL is not understood: {self.url}")
+            raise SystemExit(f"{PROGRAM}: the database's URL is not understood: {url}")
         user, password, host, port, database = found.groups()
-        enter = self.machines.enter(int(self.primary[1:]) - 1) if self.machines else []
+        enter = self.machines.enter(int(primary[1:]) - 1) if self.machines else []
         return enter, ["-h", host, "-p", port, "-U", user, database], {"PGPASSWORD": password, "PGSSLMODE": "disable"}
 
     def processor_time(self):

@@ -12,10 +12,11 @@ pub struct GroupConfig {
     /// A name for logs, for example `control` or `db/orders/0`.
     pub name: String,
     /// How often a leader that has nothing else to say tells its followers that
-    /// it lives.
+    /// it lives. Where an answer takes longer, as often as answers come.
     pub heartbeat: Duration,
     /// A follower that hears nothing waits at least the first, at most the
-    /// second, before it asks for votes. The first must exceed twice the heartbeat.
+    /// second, before it asks for votes. The first must exceed twice the heartbeat, and
+    /// round trips between voters must take less than three quarters of it.
     pub election: (Duration, Duration),
     /// A snapshot is made after this many entries since the last one.
     pub snapshot_entries: u64,
@@ -66,6 +67,13 @@ impl GroupConfig {
         self.election.1
     }
 
+    /// How long the answer to a heartbeat may take. The protocol has one number for
+    /// this and for the time between two: were it that time, no leader could be sure of
+    /// followers that are further away than that.
+    fn heartbeat_deadline(&self) -> Duration {
+        self.election.0 * 3 / 4
+    }
+
     /// The settings of the protocol itself.
     pub(crate) fn to_raft(&self) -> Result<openraft::Config, String> {
         if self.max_payload > MAX_PAYLOAD {
@@ -74,12 +82,18 @@ impl GroupConfig {
                 self.max_payload
             ));
         }
+        if self.heartbeat * 2 > self.election.0 {
+            return Err(format!(
+                "elections begin after {:?}, which is less than two heartbeats of {:?}",
+                self.election.0, self.heartbeat
+            ));
+        }
         if self.append_window == 0 || self.max_waiting == 0 || self.append_bytes == 0 {
             return Err("append_window, append_bytes and max_waiting must not be zero".to_owned());
         }
         let config = openraft::Config {
             cluster_name: self.name.clone(),
-            heartbeat_interval: millis(self.heartbeat),
+            heartbeat_interval: millis(self.heartbeat_deadline()),
             election_timeout_min: millis(self.election.0),
             election_timeout_max: millis(self.election.1),
             install_snapshot_timeout: millis(self.snapshot_deadline),

@@ -30,7 +30,7 @@ use crate::peer::{Peers, stream_answer};
 use crate::raft_types::Types;
 use crate::receive;
 use crate::replica::{InUse, Replica, Unused};
-use crate::report::{status_of, watch_group};
+use crate::report::{keep_beating, status_of, watch_group};
 use crate::returning::{Return, Returning};
 use crate::snapshot_store::SnapshotStore;
 use crate::state_machine::StateMachine;
@@ -247,6 +247,7 @@ impl Consensus {
         let now = status_of(&reported.map_err(|error| failed(error.to_string()))?);
         let (sender, status) = watch::channel(now);
         let returns = Return::new(log.clone(), returning.clone());
+        tokio::spawn(keep_beating(raft.clone(), status.clone(), config.heartbeat));
         tokio::spawn(watch_group(raft.clone(), returns, sender, snapshot_due));
         if may_campaign && membership.voter_ids().eq([shared.node.0]) {
             // Nobody else could lead, so there is nothing to wait for.

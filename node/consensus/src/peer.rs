@@ -161,10 +161,9 @@ impl RaftNetworkV2<Types> for Peer {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Types>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<Types>> {
-        let deadline =
-            if rpc.entries.is_empty() { option.hard_ttl() } else { self.peers.append_deadline };
+        let deadline = self.peers.append_deadline;
         let call = self.peers.call(self.to, append_request(&rpc), &rpc.entries, deadline);
         append_response(call.await?)
     }
@@ -172,7 +171,7 @@ impl RaftNetworkV2<Types> for Peer {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<Types>>>>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
@@ -180,7 +179,6 @@ impl RaftNetworkV2<Types> for Peer {
         let mut pipeline = Pipeline {
             peer: self,
             input: Some(input),
-            heartbeat_deadline: option.hard_ttl(),
             under_way: VecDeque::new(),
             answered: 0,
             ended: false,
@@ -341,7 +339,6 @@ struct UnderWay {
 struct Pipeline<'s, S> {
     peer: &'s Peer,
     input: Option<S>,
-    heartbeat_deadline: Duration,
     under_way: VecDeque<UnderWay>,
     answered: u64,
     ended: bool,
@@ -401,12 +398,10 @@ where
     }
 
     fn send(&self, request: &AppendEntriesRequest<Types>, context: &mut Context<'_>) -> Sent {
-        let deadline = if request.entries.is_empty() {
-            self.heartbeat_deadline
-        } else {
-            self.peer.peers.append_deadline
-        };
+        // Whoever sends a heartbeat waits for less. A message without entries on a busy
+        // stream may come to its turn behind many that have some.
         let Peer { peers, to } = self.peer;
+        let deadline = peers.append_deadline;
         let mut call = peers.call(*to, append_request(request), &request.entries, deadline);
         match call.poll_unpin(context) {
             Poll::Ready(answer) => Sent::Answered(answer),

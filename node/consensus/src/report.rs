@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
@@ -56,6 +57,26 @@ pub(crate) fn status_of(metrics: &RaftMetrics<Types>) -> GroupStatus {
             .last_quorum_acked
             .as_ref()
             .map(|heard| Instant::now().checked_sub(heard.elapsed()).unwrap_or_else(Instant::now)),
+    }
+}
+
+/// Has a leader tell its followers that it lives, until the group ends.
+pub(crate) async fn keep_beating(
+    raft: Raft<Types, Replica>,
+    mut status: watch::Receiver<GroupStatus>,
+    every: Duration,
+) {
+    let matters =
+        |status: &GroupStatus| status.is_leader() || matches!(status.role, GroupRole::Stopped(_));
+    loop {
+        match status.wait_for(matters).await {
+            Ok(status) if status.is_leader() => {}
+            _ => return,
+        }
+        if raft.trigger().heartbeat().await.is_err() {
+            return;
+        }
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -12,6 +12,8 @@ mod cluster;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod distance;
+#[cfg(test)]
 mod faulty_log;
 #[cfg(test)]
 mod founding;

@@ -16,7 +16,7 @@ const SEEDS: std::ops::Range<u64> = 0..40;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The leader that all follow, and the lives of the others.
-async fn led(cluster: &Arc<Cluster>, seed: u64) -> (NodeId, Vec<Life>) {
+pub(super) async fn led(cluster: &Arc<Cluster>, seed: u64) -> (NodeId, Vec<Life>) {
     let end = Instant::now() + PATIENCE;
     loop {
         let running = cluster.running();
