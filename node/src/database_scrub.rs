@@ -1,5 +1,5 @@
-//! Scrubs: every page of every copy of a database is read and compared, once a day and
-//! when somebody asks.
+//! Scrubs: every page of every copy of a database is read and compared, once a day, or
+//! how often the node's settings say, and when somebody asks.
 //!
 //! The primary puts marks into the log; at each, every copy hashes the same pages of the
 //! same position (see `rung_shard`). Who is alone with what it has stops serving and is
@@ -28,13 +28,9 @@ use crate::node::Node;
 pub use service::{serve, start};
 
 const LOOK: Duration = Duration::from_millis(250);
-/// From the end of a scrub to the next one.
-const EVERY_MS: u64 = 86_400_000;
-/// A primary that knows of no scrub begins one so long after it came to lead.
+/// A primary that knows of no scrub begins one so long after it came to lead, or sooner
+/// where they are made more often.
 const FIRST: Duration = Duration::from_secs(600);
-/// Bytes that each copy reads in a second, when nobody says another number.
-pub const BYTES_PER_SECOND: u64 = 4 << 20;
-
 /// A scrub that somebody asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
@@ -81,11 +77,17 @@ fn due(node: &Node, group: GroupId, leads_since: Instant) -> Option<Asked> {
     let told = node.soft.all().into_values().flat_map(|soft| soft.databases);
     let scrubs = told.filter(|copy| copy.group == group).filter_map(|copy| copy.scrub);
     let last = scrubs.map(|scrub| scrub.id.max(scrub.complete_ms)).max().unwrap_or(0);
+    let every = node.settings.scrub_every_ms?;
     let is_due = match last {
-        0 => leads_since.elapsed() >= FIRST,
-        last => now_ms().saturating_sub(last) >= EVERY_MS,
+        0 => leads_since.elapsed() >= FIRST.min(Duration::from_millis(every)),
+        last => now_ms().saturating_sub(last) >= every,
     };
-    is_due.then(|| Asked { id: now_ms(), rate: BYTES_PER_SECOND })
+    is_due.then(|| Asked { id: now_ms(), rate: bytes_per_second(node) })
+}
+
+/// Bytes that each copy reads in a second, when nobody says another number.
+fn bytes_per_second(node: &Node) -> u64 {
+    node.settings.scrub_rate << 20
 }
 
 /// Whether this copy is what a scrub of another primary speaks of.

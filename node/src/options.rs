@@ -50,9 +50,16 @@ pub struct Options {
     /// `off` [default: 1s]
     #[arg(long, value_name = "DURATION")]
     pub slow_statement: Option<String>,
+    /// Compare the copies of databases this often, where this node has the primary:
+    /// `24h`, or `off` [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub scrub_every: Option<String>,
+    /// MiB a second that each copy reads meanwhile [default: 4]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub scrub_rate: Option<u64>,
     /// A file of the same settings (name, dc, bind, public, port_offset, roles,
-    /// cluster, `postgres = true` under [listen] and `slow_statement` under [db]);
-    /// the command line wins
+    /// cluster, `postgres = true` under [listen], and under [db] `slow_statement`,
+    /// `scrub_every` and `scrub_rate`); the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Join the cluster of the node whose mesh is here
@@ -94,6 +101,8 @@ pub struct SettingsFile {
 #[serde(deny_unknown_fields)]
 struct DbFile {
     slow_statement: Option<String>,
+    scrub_every: Option<String>,
+    scrub_rate: Option<u64>,
 }
 
 /// Ports for apps that are opened on the private address as well.
@@ -120,11 +129,27 @@ pub struct Settings {
     /// SQL statements that take so many milliseconds are logged; none are without it.
     #[serde(default = "one_second")]
     pub slow_statement_ms: Option<u64>,
+    /// Scrubs of databases begin so many milliseconds after the one before; none do
+    /// without it.
+    #[serde(default = "one_day")]
+    pub scrub_every_ms: Option<u64>,
+    /// MiB that each copy reads in a second of such a scrub.
+    #[serde(default = "four")]
+    pub scrub_rate: u64,
 }
 
 #[allow(clippy::unnecessary_wraps)] // as serde wants it
 fn one_second() -> Option<u64> {
     Some(1000)
+}
+
+#[allow(clippy::unnecessary_wraps)] // as serde wants it
+fn one_day() -> Option<u64> {
+    Some(86_400_000)
+}
+
+fn four() -> u64 {
+    4
 }
 
 /// Parses a settings file.
@@ -200,6 +225,15 @@ impl Options {
                 Some(given) => parse_slow_statement(given)?,
                 None => remembered.map_or_else(one_second, |known| known.slow_statement_ms),
             },
+            scrub_every_ms: match self.scrub_every.as_ref().or(file.db.scrub_every.as_ref()) {
+                Some(given) => parse_scrub_every(given)?,
+                None => remembered.map_or_else(one_day, |known| known.scrub_every_ms),
+            },
+            scrub_rate: self
+                .scrub_rate
+                .or(file.db.scrub_rate)
+                .or(remembered.map(|known| known.scrub_rate))
+                .unwrap_or_else(four),
         };
         check_name("name", &settings.name)?;
         check_name("data center", &settings.dc)?;
@@ -208,6 +242,10 @@ impl Options {
             return Err(Failure::new(Code::Config, "--port-offset is at most 57000"));
         }
         parse_pins(&settings.roles)?;
+        if !(1..=10_000).contains(&settings.scrub_rate) {
+            return Err(Failure::new(Code::Config, "scrub_rate is wrong")
+                .next("use 1 to 10000 MiB a second"));
+        }
         if settings.listen_postgres && settings.bind.is_unspecified() {
             let what = format!("{} is no address to open a port on", settings.bind);
             return Err(Failure::new(Code::Config, what)
@@ -247,6 +285,30 @@ fn parse_slow_statement(given: &str) -> Result<Option<u64>, Failure> {
             .because(why)
             .next("use 500ms, 1s or off")
     })
+}
+
+/// Milliseconds between two scrubs: at least a second, at most a year.
+fn parse_scrub_every(given: &str) -> Result<Option<u64>, Failure> {
+    if given == "off" {
+        return Ok(None);
+    }
+    let (digits, unit) = given.split_at(given.find(|c: char| !c.is_ascii_digit()).unwrap_or(0));
+    let seconds: Option<u64> = match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3_600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let count = digits.parse::<u64>().ok();
+    let every = count.zip(seconds).and_then(|(count, unit)| count.checked_mul(unit));
+    let every = every.filter(|every| (1..=366 * 86_400).contains(every));
+    let milliseconds = every.map(|every| every * 1000).ok_or_else(|| {
+        Failure::new(Code::Config, "scrub_every is wrong")
+            .because(format!("{given:?} is no time from a second to a year"))
+            .next("use 24h, 7d or off")
+    });
+    milliseconds.map(Some)
 }
 
 fn host_name() -> String {
@@ -351,6 +413,23 @@ mod tests {
         assert_eq!(read.slow_statement_ms, Some(1000));
         let file = parse_settings("[db]\nslow_statement = \"2s\"").unwrap();
         assert_eq!(file.db.slow_statement.as_deref(), Some("2s"));
+    }
+
+    #[test]
+    fn scrubs_are_made_once_a_day_unless_said() {
+        let often = |arguments: &[&str]| {
+            let settings = options(arguments).settings(None);
+            settings.map(|settings| (settings.scrub_every_ms, settings.scrub_rate))
+        };
+        assert_eq!(often(&[]), Ok((Some(86_400_000), 4)));
+        let given = ["--scrub-every", "7d", "--scrub-rate", "32"];
+        assert_eq!(often(&given), Ok((Some(604_800_000), 32)));
+        assert_eq!(often(&["--scrub-every", "off"]), Ok((None, 4)));
+        for wrong in ["", "h", "0s", "1.5h", "+1h", "1w", "400d", "99999999999999999999d", "1ü"] {
+            assert!(often(&["--scrub-every", wrong]).is_err(), "{wrong}");
+        }
+        let file = parse_settings("[db]\nscrub_every = \"1h\"\nscrub_rate = 8").unwrap();
+        assert_eq!((file.db.scrub_every.as_deref(), file.db.scrub_rate), (Some("1h"), Some(8)));
     }
 
     #[test]

@@ -251,6 +251,10 @@ impl Cluster {
     /// # Panics
     /// When the program cannot be started.
     pub fn spawn(&mut self, node: &str, arguments: &[&str]) {
+        self.spawn_with(node, arguments, &[]);
+    }
+
+    fn spawn_with(&mut self, node: &str, arguments: &[&str], variables: &[(&str, &str)]) {
         assert!(!self.is_up(node), "{node} runs already");
         let data = self.data(node);
         let data = data.to_str().expect("a plain path");
@@ -264,6 +268,7 @@ impl Cluster {
         let log: File = log.expect("a log file");
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().expect("a file"));
         command.stderr(log);
+        command.envs(variables.iter().copied());
         let child = command.spawn().expect("rungd starts; `setpriv` is of util-linux");
         self.processes.insert(node.to_owned(), child);
     }
@@ -316,6 +321,12 @@ impl Cluster {
     /// Starts a node again on its data.
     pub fn restart(&mut self, node: &str) {
         self.spawn(node, &[]);
+        eventually("it answers again", SOON, || self.status_of(node).is_some());
+    }
+
+    /// The same with environment variables for it.
+    pub fn restart_with(&mut self, node: &str, variables: &[(&str, &str)]) {
+        self.spawn_with(node, &[], variables);
         eventually("it answers again", SOON, || self.status_of(node).is_some());
     }
 

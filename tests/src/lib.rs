@@ -16,6 +16,7 @@ pub mod check;
 pub mod clients;
 pub mod cluster;
 pub mod database;
+pub mod failing_sync;
 pub mod http;
 pub mod load;
 pub mod namespaces;

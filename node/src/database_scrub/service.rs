@@ -10,7 +10,7 @@ use rung_transport::{CallRefusal, IncomingCall, Lane};
 use serde::{Deserialize, Serialize};
 
 use super::judge::Found;
-use super::{Asked, BYTES_PER_SECOND, group_of};
+use super::{Asked, bytes_per_second, group_of};
 use crate::clock::now_ms;
 use crate::node::Node;
 use crate::protocol::service;
@@ -101,7 +101,7 @@ pub async fn start(
     request: ScrubRequested,
 ) -> Result<ScrubStarted, Failure> {
     let group = group_of(node, database, 0)?;
-    let rate = request.bytes_per_second.unwrap_or(BYTES_PER_SECOND).max(1);
+    let rate = request.bytes_per_second.unwrap_or_else(|| bytes_per_second(node)).max(1);
     let leader = node.consensus.group(group).and_then(|group| group.status().borrow().leader);
     let told = node.soft.all().into_values().flat_map(|soft| {
         let primary = soft

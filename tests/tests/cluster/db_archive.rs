@@ -9,6 +9,7 @@ use rung_proto::api::{ArchiveContent, DatabaseArchive};
 use rung_tests::check::{Nanos, Outcome, Timed, rows};
 use rung_tests::cluster::SOON;
 use rung_tests::process::run;
+use rung_tests::small_disk::SmallDisk;
 use rung_tests::workload::{Doors, Mix, Workload, make_tables, read_rows};
 use rung_tests::{Cluster, eventually, until};
 
@@ -164,4 +165,51 @@ fn a_moment_of_an_archive_is_restored_in_another_cluster_after_its_primary_died(
     });
     other.ctl(&["db", "archive", DATABASE, "--off"]).expect(0);
     assert_eq!(archive(&other), None);
+}
+
+#[test]
+fn an_archive_without_room_says_so_harms_nobody_and_catches_up_when_there_is_some() {
+    let kept = tempfile::Builder::new().prefix("rung-archive-").tempdir().expect("a directory");
+    let dir = kept.path().join("orders");
+    let Some(disk) = SmallDisk::mount(&dir, 64) else { return };
+    let path = dir.display().to_string();
+    let cluster = Cluster::builder().nodes(3).alone().start();
+    cluster.create_database(DATABASE, 2);
+    let doors = vec![cluster.doors("n1", DATABASE)];
+    make_tables(&doors[0].write, &MIX);
+    let load = Workload::start(&doors, MIX);
+    cluster.ctl(&["db", "archive", DATABASE, "--to", &path]).expect(0);
+    wait_archived_while(&cluster, &load);
+    disk.fill();
+    let full = |why: &str| why.contains("No space left");
+    eventually("it is told that there is no room", SOON, || {
+        load.go_on_for(5);
+        archive(&cluster).is_some_and(|it| it.problem.as_deref().is_some_and(full))
+    });
+    cluster.ctl(&["doctor"]).expect(1).saying("No space left");
+    let from = load.now();
+    load.go_on_for(40);
+    let (stall, failed) = load.longest_stall(from, load.now());
+    println!("without room for the archive a write waited {stall:?} at most");
+    assert_eq!(failed, 0, "writes that were not acknowledged");
+    disk.free();
+    eventually("it goes on", SOON, || archive(&cluster).is_some_and(|it| it.problem.is_none()));
+    let records = load.stop().rows;
+    wait_archived(&cluster);
+    let listed = cluster.ctl(&["db", "archive", "ls", DATABASE, "-o", "json"]).expect(0);
+    let content: ArchiveContent = serde_json::from_str(&listed.stdout).expect("its content");
+    assert_eq!((content.ranges.len(), content.damaged.len()), (1, 0), "{content:?}");
+    let restored = ["db", "restore", "copied", "--archive", &path, "--at", "latest", "--replace"];
+    let primary = cluster.primary(DATABASE, &[]);
+    cluster.ctl_of(&primary, &restored).expect(0);
+    assert_rows(&cluster.doors("n1", "copied"), &records, "from the archive");
+}
+
+/// Until the archive has its base, and is written to.
+#[track_caller]
+fn wait_archived_while(cluster: &Cluster, load: &Workload) {
+    eventually("it is archived", SOON, || {
+        load.go_on_for(5);
+        archive(cluster).is_some_and(|it| it.problem.is_none() && it.base_ms.is_some())
+    });
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rung_proto::api::NodeState;
 use rung_tests::cluster::SOON;
+use rung_tests::failing_sync::FailingSync;
 use rung_tests::process::signal;
 use rung_tests::small_disk::SmallDisk;
 use rung_tests::workload::{on_door, read_rows};
@@ -228,5 +229,35 @@ fn a_copy_without_room_stops_says_so_and_goes_on_when_there_is_room() {
     busy.go_on();
     disk.free();
     busy.wait_serving(2);
+    busy.end();
+}
+
+/// Ends a node's process by a sync that fails, and starts it again when its disk works.
+fn sync_fails(busy: &mut Busy, node: &str, disk: &FailingSync) {
+    let outage = busy.harmed(node, |cluster| {
+        disk.fail(true);
+        eventually("its process ends", SOON, || !cluster.is_up(node));
+    });
+    println!("a sync failed on {node}: a write was acknowledged after {outage:?}");
+    let log = fs::read_to_string(busy.cluster.log(node)).unwrap_or_default();
+    assert!(log.contains("code: disk-failed"), "it says why");
+    busy.go_on();
+    disk.fail(false);
+    busy.cluster.restart_with(node, &disk.variables());
+    busy.wait_serving(2);
+}
+
+#[test]
+fn a_sync_that_fails_ends_the_process_and_the_others_go_on() {
+    let mut busy = Busy::begin(Cluster::builder().nodes(3).alone().start(), 2);
+    let disk = FailingSync::build(busy.cluster.dir());
+    let node = busy.replicas().into_iter().find(|node| node != "n1").expect("a replica");
+    busy.harmed(&node, |cluster| cluster.kill(&node));
+    busy.cluster.restart_with(&node, &disk.variables());
+    busy.wait_serving(2);
+    sync_fails(&mut busy, &node, &disk);
+    busy.cluster.ctl(&["promote", &node]).expect(0);
+    busy.wait_serving(2);
+    sync_fails(&mut busy, &node, &disk);
     busy.end();
 }

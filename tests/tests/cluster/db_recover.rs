@@ -204,7 +204,8 @@ fn all_but_one_node_are_lost_and_the_last_one_goes_on_when_it_is_told_to() {
     println!("{recovered}");
     recovered.saying("generation 2");
     ctl(&cluster, &["recover"]).expect(5).saying("majority");
-    println!("{}", ctl(&cluster, &of_database).expect(0));
+    let promote = [&["promote", &survivor][..], &consent].concat();
+    println!("{}", ctl(&cluster, &promote).expect(0));
     write(&cluster, &survivor, 20, "new").expect("a row of the new generation");
     ctl(&cluster, &["db", "create", "remembered"]).expect(0);
     ctl(&cluster, &["audit", "-o", "wide"]).expect(0).saying("generation 2 of the cluster");

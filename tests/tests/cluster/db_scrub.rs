@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rung_proto::soft::ScrubStatus;
 use rung_tests::cluster::SOON;
 use rung_tests::workload::{Mix, make_tables, on_door, read_rows};
-use rung_tests::{Cluster, eventually};
+use rung_tests::{Cluster, eventually, until};
 
 use crate::db_operations::DATABASE;
 
@@ -101,4 +101,14 @@ fn a_primary_with_a_changed_byte_gives_the_lead_to_another_copy() {
         now.is_some_and(|now| now != primary)
     });
     assert_sound(&cluster, 2);
+}
+
+#[test]
+fn copies_are_compared_again_and_again_without_being_asked() {
+    let builder = Cluster::builder().nodes(3).alone();
+    let cluster = builder.argument("--scrub-every").argument("1s").start();
+    cluster.create_database(DATABASE, 2);
+    let compared = || scrub(&cluster).filter(|it| it.complete_ms > 0 && it.damage.is_empty());
+    let first = until("they were compared", SOON, compared).complete_ms;
+    until("they were compared again", SOON, || compared().filter(|it| it.complete_ms > first));
 }
