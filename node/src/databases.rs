@@ -9,6 +9,7 @@ mod directory;
 mod group;
 mod reconcile;
 pub mod recover;
+mod room;
 mod suspicion;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -431,6 +432,9 @@ fn copy_status(
         ShardState::Primary { epoch } => {
             (told.kind, told.state, told.epoch) = (CopyKind::Primary, CopyState::Serving, epoch);
             told.lag_ms = Some(0);
+            if shard.keeps_room() {
+                told.problem = Some("its disk has hardly any room left".to_owned());
+            }
             if is_alone {
                 told.state = CopyState::CatchingUp;
                 told.problem = Some("its primary does not reach a majority".to_owned());

@@ -6,7 +6,7 @@ use rung_control_plane::databases::recovery;
 use rung_control_plane::{State, View};
 use rung_proto::Role;
 use rung_proto::api::{DatabaseArchive, Finding, NodeState, Severity};
-use rung_proto::soft::{CopyState, ScrubStatus};
+use rung_proto::soft::{CopyState, CopyStatus, ScrubStatus};
 
 use crate::clock::now_ms;
 use crate::node::Node;
@@ -92,11 +92,15 @@ fn databases(state: &State, view: &View) -> Vec<Finding> {
         let record = state.databases.get(&shard.database);
         let group = record.and_then(|record| record.shards.get(&shard.shard));
         let primary = group.and_then(|record| view.primary(record.group));
-        if primary.is_none_or(|(_, copy)| copy.state != CopyState::Serving) {
+        let is_well =
+            |copy: &CopyStatus| copy.state == CopyState::Serving && copy.problem.is_none();
+        if primary.is_none_or(|(_, copy)| !is_well(copy)) {
+            let serves = primary.is_some_and(|(_, copy)| copy.state == CopyState::Serving);
             let why = primary.and_then(|(_, copy)| copy.problem.clone());
             let why = why.unwrap_or_else(|| "it has no primary".to_owned());
             let message = format!("nothing can be written to {name}: {why}");
             let next = match group {
+                _ if serves => "free space on that disk; reads go on meanwhile".to_owned(),
                 Some(record) if recovery::needs_operator(record, state, view) => {
                     recovery::advice(&shard.database)
                 }

@@ -42,6 +42,7 @@ pub async fn run(node: Arc<Node>) -> TaskResult {
         let told: Vec<_> = node.soft.all().into_values().collect();
         recover::look(databases, &now, &told);
         databases.mend().await;
+        databases.keep_room();
         open_and_leave(&node, &now, &view, &mut complaints).await;
         lead(&node, &now, &view, &mut steps);
         databases.publish_directory(&now, &view);

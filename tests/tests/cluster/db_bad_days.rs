@@ -10,7 +10,7 @@ use rung_tests::failing_sync::FailingSync;
 use rung_tests::process::signal;
 use rung_tests::small_disk::SmallDisk;
 use rung_tests::workload::{on_door, read_rows};
-use rung_tests::{Cluster, eventually};
+use rung_tests::{Cluster, eventually, until};
 
 use crate::db_operations::{Busy, DATABASE};
 
@@ -230,6 +230,32 @@ fn a_copy_without_room_stops_says_so_and_goes_on_when_there_is_room() {
     disk.free();
     busy.wait_serving(2);
     busy.end();
+}
+
+#[test]
+fn an_only_copy_is_read_and_says_why_nothing_can_be_written_while_its_disk_is_full() {
+    let mut cluster = Cluster::empty(Cluster::builder().nodes(1).alone());
+    let Some(disk) = SmallDisk::mount(&cluster.data("n1"), MEBIBYTES) else { return };
+    cluster.found();
+    cluster.create_database(DATABASE, 0);
+    let door = cluster.doors("n1", DATABASE).write;
+    let run = |text: &'static str| on_door(&door, async |client| client.rows(text).await);
+    run("CREATE TABLE kept (number int PRIMARY KEY)").expect("a table");
+    run("INSERT INTO kept SELECT generate_series(1, 1000)").expect("rows");
+    disk.fill();
+    let row = "INSERT INTO kept SELECT max(number) + 1 FROM kept";
+    let refused = until("a write is refused", SOON, || run(row).err());
+    assert!(format!("{refused:?}").contains("53100"), "{refused:?}");
+    let count = || run("SELECT count(*) FROM kept").expect("a read")[0][0].clone();
+    let there = count();
+    for _ in 0..20 {
+        assert!(run(row).is_err(), "there is no room");
+        assert_eq!(count(), there, "what was refused is not there");
+    }
+    cluster.ctl(&["doctor"]).expect(1).saying("hardly any room").saying("reads go on");
+    disk.free();
+    eventually("it is written again", SOON, || run(row).is_ok());
+    assert_eq!(count().parse::<u64>().ok(), there.parse::<u64>().ok().map(|there| there + 1));
 }
 
 /// Ends a node's process by a sync that fails, and starts it again when its disk works.

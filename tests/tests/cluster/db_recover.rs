@@ -249,4 +249,11 @@ fn a_recovery_that_died_half_way_is_begun_again() {
     cluster.restart("n1");
     cluster.ctl(&["node", "uncordon", "n1"]).expect(0);
     cluster.ctl(&recover).expect(5).saying("majority");
+    // A node that knows of no generation yet comes into the third.
+    cluster.make_token(1);
+    cluster.join(2);
+    cluster.wait_joined("n2");
+    eventually("it knows of the state", SOON, || {
+        cluster.ctl_of("n2", &["node", "cordon", "n2"]).code == 0
+    });
 }

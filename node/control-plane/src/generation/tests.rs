@@ -18,7 +18,7 @@ fn nobody() -> Told {
 }
 
 fn state() -> State {
-    cluster(&["east", "east", "east"]).state
+    cluster(&["east"; 4]).state
 }
 
 fn decide(me: u64, all: &[(u64, Told)], consent: Consent) -> Result<Plan, Failure> {
@@ -58,7 +58,7 @@ fn the_log_that_has_most_is_taken() {
     let all = [(1, told(place(2, 9))), (4, told(place(3, 1)))];
     let behind = decide(1, &all, CONSENT).unwrap_err();
     assert_eq!(behind.code, Code::SurvivorBehind);
-    assert!(behind.to_string().contains("on n4") || behind.next.contains("n4"), "{behind}");
+    assert!(behind.next.contains("on n4"), "{behind}");
     assert!(decide(4, &all, CONSENT).is_ok());
     assert_eq!(decide(5, &all, CONSENT).unwrap_err().code, Code::SurvivorBehind);
     assert_eq!(decide(1, &[(1, nobody())], CONSENT).unwrap_err().code, Code::NoCandidate);

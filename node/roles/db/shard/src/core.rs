@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -50,6 +50,8 @@ pub(crate) struct Core {
     pub readers: Arc<Readers>,
     pub outbox: Outbox,
     pub counts: Counts,
+    /// Writes are refused, so that there is room for what must be written for reads.
+    pub keeps_room: AtomicBool,
 }
 
 /// The file while it is worked on.
@@ -257,6 +259,7 @@ impl Core {
             desk: Mutex::new(desk),
             outbox: Outbox::default(),
             counts: Counts::default(),
+            keeps_room: AtomicBool::new(false),
             config,
         })
     }

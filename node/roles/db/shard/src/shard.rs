@@ -250,6 +250,7 @@ impl Shard {
             Verdict::Keep(result) => Verdict::Keep(Box::new(result) as Boxed),
             Verdict::Undo(result) => Verdict::Undo(Box::new(result) as Boxed),
         };
+        self.check_room()?;
         let (reply, answer) = oneshot::channel();
         let kind = JobKind::Write(Box::new(boxed), reply);
         let until = Instant::now() + deadline;
@@ -274,6 +275,7 @@ impl Shard {
         deadline: Duration,
         cancel: &Cancel,
     ) -> Result<WriteTransaction, ShardError> {
+        self.check_room()?;
         if let Some((writer, epoch)) = Writer::take_free(&self.0.core, |_| true) {
             return writer.open_here(epoch).map(WriteTransaction::new);
         }
@@ -294,10 +296,27 @@ impl Shard {
         work: impl FnOnce(&mut Executor) -> R + Send + 'static,
     ) -> Result<(R, Token), ShardError> {
         let boxed = move |executor: &mut Executor| Box::new(work(executor)) as Boxed;
+        self.check_room()?;
         let (reply, answer) = oneshot::channel();
         let kind = JobKind::Alone(Box::new(boxed), reply);
         let (result, token) = self.submit(deadline, cancel, kind, answer).await?;
         Ok((unboxed(result), token))
+    }
+
+    /// Has this copy refuse writes with [`ShardError::DiskFull`] while its disk still has
+    /// some room, or no longer. For one that no other copy could take over from: with a
+    /// disk that is full it could not even be read. Says whether that is news.
+    pub fn keep_room(&self, keep: bool) -> bool {
+        self.0.core.keeps_room.swap(keep, Ordering::Relaxed) != keep
+    }
+
+    /// Whether it refuses writes to keep room.
+    pub fn keeps_room(&self) -> bool {
+        self.0.core.keeps_room.load(Ordering::Relaxed)
+    }
+
+    fn check_room(&self) -> Result<(), ShardError> {
+        if self.keeps_room() { Err(ShardError::DiskFull) } else { Ok(()) }
     }
 
     /// A copy that was elected takes writes in a moment, unless it cannot reach a
