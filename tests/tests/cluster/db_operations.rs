@@ -28,6 +28,11 @@ impl Busy {
     #[track_caller]
     pub fn begin(cluster: Cluster, replicas: usize) -> Self {
         cluster.create_database(DATABASE, replicas);
+        eventually("every replica votes", SOON, || {
+            let shard = cluster.shard(DATABASE, &[]).expect("somebody knows it");
+            let would = |node: &str| cluster.ctl(&["promote", node, "--dry-run"]).code == 3;
+            shard.replicas.iter().all(|replica| would(&replica.node))
+        });
         let nodes = cluster.running();
         let doors: Vec<Doors> = nodes.iter().map(|node| cluster.doors(node, DATABASE)).collect();
         make_tables(&doors[0].write, &MIX);
