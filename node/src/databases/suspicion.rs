@@ -2,10 +2,12 @@
 //!
 //! A primary that says nothing for a moment may be slow, paused, cut off or dead, and
 //! only time tells. But when its process has ended, the kernel of its machine says so:
-//! it refuses what is sent to the port that nobody has any more. So a voter that has
-//! not heard of the primary for two heartbeats sends its mesh port one byte. A refusal
-//! is a hint, never proof: the voter grants votes at once and asks for them, instead
-//! of waiting for its timeout. Everybody else is waited for as ever.
+//! it refuses what is sent to the ports that nobody has any more. So a voter that has
+//! not heard of the primary for two heartbeats sends its mesh port one byte, and tries
+//! to connect to its admin port: of refusals of datagrams a kernel sends no more than a
+//! few a second to another machine, and the mesh gets those. A refusal is a hint, never
+//! proof: the voter grants votes at once and asks for them, instead of waiting for its
+//! timeout. Everybody else is waited for as ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -13,11 +15,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use rung_consensus::Group;
 use rung_proto::{GroupId, NodeId};
 use rung_runtime::TaskResult;
-use tokio::net::UdpSocket;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::reconcile::shard_of;
@@ -97,21 +100,29 @@ fn rank(voters: &BTreeSet<NodeId>, leader: NodeId, witness: Option<NodeId>, me: 
     u32::try_from(before.count()).unwrap_or(u32::MAX)
 }
 
-/// Those nodes whose machines say that nobody has their mesh port.
+/// Those nodes whose machines say that nobody has one of their ports.
 async fn refused(node: &Node, leaders: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-    let asked = leaders.into_iter().map(|leader| async move {
-        let is_refused = match node.mesh.address_of(leader) {
-            Some(address) => is_refused(address).await,
-            None => false,
-        };
-        is_refused.then_some(leader)
+    let state = node.control.state();
+    let asked = leaders.into_iter().map(|leader| {
+        let admin = state.nodes.get(&leader).map(|record| record.admin);
+        let mesh = node.mesh.address_of(leader);
+        async move { is_refused(mesh, admin).await.then_some(leader) }
     });
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-async fn is_refused(address: SocketAddr) -> bool {
+/// Whether one of a node's ports is refused.
+async fn is_refused(mesh: Option<SocketAddr>, admin: Option<SocketAddr>) -> bool {
+    let mesh = mesh.map(|mesh| says_refused(probe(mesh)).boxed());
+    let admin = admin.map(|admin| says_refused(TcpStream::connect(admin)).boxed());
+    let asked: FuturesUnordered<BoxFuture<'static, bool>> = mesh.into_iter().chain(admin).collect();
+    let mut refused = asked.filter(|refused| std::future::ready(*refused));
+    refused.next().await.is_some()
+}
+
+async fn says_refused<T>(asked: impl Future<Output = io::Result<T>>) -> bool {
     matches!(
-        timeout(REFUSAL, probe(address)).await,
+        timeout(REFUSAL, asked).await,
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused
     )
 }
@@ -136,10 +147,16 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_nobody_has_is_refused_and_one_that_says_nothing_is_not() {
         let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = silent.local_addr().unwrap();
-        assert!(!is_refused(address).await);
+        let mesh = silent.local_addr().ok();
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let admin = listener.local_addr().ok();
+        assert!(!is_refused(mesh, admin).await);
+        assert!(!is_refused(None, None).await);
+        // A kernel that refuses datagrams no more refuses connections still.
+        drop(listener);
+        assert!(is_refused(mesh, admin).await);
         drop(silent);
-        assert!(is_refused(address).await);
+        assert!(is_refused(mesh, None).await);
     }
 
     #[test]
