@@ -270,10 +270,12 @@ fn clock(text: &str) -> Result<i64, Fault> {
     }
     let fraction: f64 = format!("0.{fraction}0").parse().map_err(|_| Fault::Syntax)?;
     let mut sum = Sum::default();
-    sum.add_micros(hours, MICROS_PER_HOUR, 0.0)?;
-    sum.add_micros(minutes, MICROS_PER_MINUTE, 0.0)?;
-    sum.add_micros(seconds, MICROS_PER_SECOND, fraction)?;
-    Ok(if negative { -sum.interval.micros } else { sum.interval.micros })
+    // The lowest of all has no counterpart that is positive.
+    let sign = if negative { -1 } else { 1 };
+    sum.add_micros(sign * hours, MICROS_PER_HOUR, 0.0)?;
+    sum.add_micros(sign * minutes, MICROS_PER_MINUTE, 0.0)?;
+    sum.add_micros(sign * seconds, MICROS_PER_SECOND, sign as f64 * fraction)?;
+    Ok(sum.interval.micros)
 }
 
 /// One of PostgreSQL's limits: fields in one text.
@@ -368,4 +370,18 @@ fn year_month(sum: &mut Sum, negative: bool, years: &str, months: &str) -> Resul
     let sign = if negative { -1 } else { 1 };
     sum.add_months(sign * years, 12, 0.0)?;
     sum.add_months(sign * months, 1, 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_time_of_an_interval_is_read() {
+        let lowest = parse_interval("-2562047788:00:54.775808").unwrap();
+        assert_eq!((lowest.micros, lowest.days, lowest.months), (i64::MIN, 0, 0));
+        let before_zero = parse_interval("-0:00:00.25").unwrap();
+        assert_eq!(before_zero.micros, -250_000);
+        assert!(parse_interval("2562047788:00:54.775808").is_err());
+    }
 }
