@@ -13,15 +13,17 @@ use crate::raft_types::RaftLogId;
 /// followed than that is sent in vain.
 const KEEP_BYTES: u64 = 1 << 30;
 
-type Begun = Arc<Mutex<BTreeMap<u64, RaftLogId>>>;
+/// By their numbers: the entry that each is the state at, and how many bytes of entries
+/// had been applied when it began.
+type Begun = Arc<Mutex<BTreeMap<u64, (RaftLogId, u64)>>>;
 
 /// The snapshots that are being sent.
 #[derive(Default)]
 pub(crate) struct Sends {
     begun: Begun,
     next: u64,
-    /// Bytes of entries that were applied while at least one was sent.
-    bytes: u64,
+    /// Bytes of entries that were applied.
+    applied: u64,
 }
 
 /// One that is being sent, until this is dropped.
@@ -30,7 +32,7 @@ pub(crate) struct Sending {
     number: u64,
 }
 
-fn lock(begun: &Begun) -> MutexGuard<'_, BTreeMap<u64, RaftLogId>> {
+fn lock(begun: &Begun) -> MutexGuard<'_, BTreeMap<u64, (RaftLogId, u64)>> {
     begun.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -39,24 +41,22 @@ impl Sends {
     pub(crate) fn begin(&mut self, at: RaftLogId) -> Sending {
         let number = self.next;
         self.next += 1;
-        let mut begun = lock(&self.begun);
-        if begun.is_empty() {
-            self.bytes = 0;
-        }
-        begun.insert(number, at);
+        lock(&self.begun).insert(number, (at, self.applied));
         Sending { begun: Arc::clone(&self.begun), number }
     }
 
     /// Entries of so many bytes were applied.
     pub(crate) fn applied(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.applied += bytes;
     }
 
     /// Up to where the log may be purged, when it could be up to `durable`.
     pub(crate) fn limit(&self, durable: Option<RaftLogId>) -> Option<RaftLogId> {
-        match lock(&self.begun).values().min() {
-            Some(oldest) if self.bytes <= KEEP_BYTES => durable.min(Some(*oldest)),
-            _ => durable,
+        let begun = lock(&self.begun);
+        let kept_for = begun.values().filter(|(_, before)| self.applied - before <= KEEP_BYTES);
+        match kept_for.map(|(at, _)| *at).min() {
+            Some(oldest) => durable.min(Some(oldest)),
+            None => durable,
         }
     }
 }
@@ -94,9 +94,14 @@ mod tests {
     fn it_does_not_keep_everything() {
         let mut sends = Sends::default();
         sends.applied(KEEP_BYTES + 1);
-        let _sending = sends.begin(at(5));
+        let _first = sends.begin(at(5));
         assert_eq!(sends.limit(Some(at(9))), Some(at(5)), "what came before does not count");
-        sends.applied(KEEP_BYTES + 1);
+        sends.applied(KEEP_BYTES);
+        let _second = sends.begin(at(7));
+        assert_eq!(sends.limit(Some(at(9))), Some(at(5)));
+        sends.applied(1);
+        assert_eq!(sends.limit(Some(at(9))), Some(at(7)), "each is counted by itself");
+        sends.applied(KEEP_BYTES);
         assert_eq!(sends.limit(Some(at(9))), Some(at(9)));
     }
 }
