@@ -5,7 +5,7 @@ use std::time::Duration;
 use rung_shard::{Cancel, ReadLevel, ShardError, Token, Verdict};
 use rung_sql::Executor;
 
-use crate::support::{Cluster, PATIENCE, eventually, number, read, write};
+use crate::support::{Cluster, PATIENCE, eventually, fill, number, read, write};
 
 const COUNT: &str = "SELECT count(*) FROM t";
 
@@ -183,16 +183,8 @@ async fn a_snapshot_that_is_read_many_times_shows_the_same_and_the_next_what_cam
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_purged_after_checkpoints_and_no_snapshot_is_written() {
-    let mut cluster = Cluster::start_with(1, |config| {
-        config.limits.checkpoint_bytes = 256 << 10;
-        config.group.keep_entries = 10;
-    })
-    .await;
-    let (_, shard) = cluster.primary().await;
-    write(&shard, "CREATE TABLE t(x)").await.unwrap();
-    for _ in 0..300 {
-        write(&shard, "INSERT INTO t VALUES (randomblob(3000))").await.unwrap();
-    }
+    let (mut cluster, shard) = Cluster::start_purging().await;
+    fill(&shard, 300).await;
     let status = shard.group().status();
     eventually("the log was purged", || {
         status.borrow().purged.is_some_and(|purged| purged.index > 100)

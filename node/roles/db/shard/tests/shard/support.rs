@@ -142,6 +142,18 @@ impl Cluster {
         cluster
     }
 
+    /// One node with a table, that makes checkpoints often and purges its log after them.
+    pub async fn start_purging() -> (Self, Shard) {
+        let cluster = Self::start_with(1, |config| {
+            config.limits.checkpoint_bytes = 256 << 10;
+            config.group.keep_entries = 10;
+        })
+        .await;
+        let (_, shard) = cluster.primary().await;
+        write(&shard, "CREATE TABLE t(x)").await.unwrap();
+        (cluster, shard)
+    }
+
     pub fn dir(&self, node: u64) -> PathBuf {
         self.root.path().join(node.to_string())
     }
@@ -275,6 +287,13 @@ pub async fn write_until(
     };
     let (result, token) = shard.write(deadline, &Cancel::new(), work).await?;
     result.map_err(ShardError::Failed).map(|()| token)
+}
+
+/// Inserts rows of 3 kB.
+pub async fn fill(shard: &Shard, rows: usize) {
+    for _ in 0..rows {
+        write(shard, "INSERT INTO t VALUES (randomblob(3000))").await.unwrap();
+    }
 }
 
 /// Reads one number.

@@ -6,7 +6,7 @@ use rung_consensus::OpenError;
 use rung_proto::NodeId;
 use rung_shard::{CopyState, First, HandOverError, ReadLevel, Shard, ShardError, Stop};
 
-use crate::support::{Cluster, PATIENCE, eventually, read, write, write_until};
+use crate::support::{Cluster, PATIENCE, eventually, fill, read, write, write_until};
 
 const COUNT: &str = "SELECT count(*) FROM t";
 
@@ -155,16 +155,8 @@ async fn a_hand_over_loses_nothing_and_stalls_for_a_moment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_copy_is_sent_the_state_that_the_log_no_longer_has() {
-    let mut cluster = Cluster::start_with(1, |config| {
-        config.limits.checkpoint_bytes = 256 << 10;
-        config.group.keep_entries = 10;
-    })
-    .await;
-    let (_, shard) = cluster.primary().await;
-    write(&shard, "CREATE TABLE t(x)").await.unwrap();
-    for _ in 0..200 {
-        write(&shard, "INSERT INTO t VALUES (randomblob(3000))").await.unwrap();
-    }
+    let (mut cluster, shard) = Cluster::start_purging().await;
+    fill(&shard, 200).await;
     let status = shard.group().status();
     eventually("the log was purged", || status.borrow().purged.is_some()).await;
     cluster.open(2, First::Open).await;
@@ -186,19 +178,8 @@ async fn a_new_copy_is_sent_the_state_that_the_log_no_longer_has() {
 /// and would have to be sent again for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_keeps_what_follows_a_state_that_is_being_sent() {
-    let mut cluster = Cluster::start_with(1, |config| {
-        config.limits.checkpoint_bytes = 256 << 10;
-        config.group.keep_entries = 10;
-    })
-    .await;
-    let (_, shard) = cluster.primary().await;
-    write(&shard, "CREATE TABLE t(x)").await.unwrap();
-    let fill = async |rows: usize| {
-        for _ in 0..rows {
-            write(&shard, "INSERT INTO t VALUES (randomblob(3000))").await.unwrap();
-        }
-    };
-    fill(200).await;
+    let (mut cluster, shard) = Cluster::start_purging().await;
+    fill(&shard, 200).await;
     let status = shard.group().status();
     let purged = || status.borrow().purged.map_or(0, |purged| purged.index);
     eventually("the log was purged", || purged() > 0).await;
@@ -206,7 +187,7 @@ async fn the_log_keeps_what_follows_a_state_that_is_being_sent() {
     cluster.open(2, First::Open).await;
     shard.group().add_learner(NodeId(2), PATIENCE).await.unwrap();
     eventually("the state is being sent", || cluster.streams() == 1).await;
-    fill(300).await;
+    fill(&shard, 300).await;
     cluster.hold_streams(false);
     shard.group().wait_until_caught_up(NodeId(2), PATIENCE).await.unwrap();
     let copy = cluster.shard(2).clone();
@@ -214,7 +195,7 @@ async fn the_log_keeps_what_follows_a_state_that_is_being_sent() {
     assert_eq!(cluster.streams(), 1, "it was sent again");
     // It is not kept for longer than that.
     let before = purged();
-    fill(200).await;
+    fill(&shard, 200).await;
     eventually("the log is purged again", || purged() > before + 300).await;
     drop(copy);
     cluster.stop().await;
@@ -228,9 +209,7 @@ async fn a_copy_that_differs_stops_and_the_others_go_on() {
     .await;
     let (primary, shard) = cluster.primary().await;
     write(&shard, "CREATE TABLE t(x)").await.unwrap();
-    for _ in 0..60 {
-        write(&shard, "INSERT INTO t VALUES (randomblob(3000))").await.unwrap();
-    }
+    fill(&shard, 60).await;
     let other = cluster.nodes.keys().copied().find(|node| *node != primary).unwrap();
     eventually("it has it all", || cluster.shard(other).position() == shard.position()).await;
     cluster.kill(other).await;
