@@ -1,7 +1,14 @@
-//! Folders that can be deployed.
+//! Folders that can be deployed, and what is done with them in a cluster.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cluster::{Cluster, SOON};
+use crate::http;
+use crate::load::{Load, Plan};
+use crate::process::Run;
+use crate::wait::eventually;
 
 /// An app's folder in a directory of its own.
 #[derive(Clone, Debug)]
@@ -60,5 +67,43 @@ impl AppFolder {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Cluster {
+    /// A fresh folder with the hello app.
+    pub fn hello(&mut self, hello: &Hello) -> AppFolder {
+        let path = self.new_folder();
+        AppFolder::hello(path, &self.program("hello"), hello)
+    }
+
+    /// Deploys a folder, and insists that it ends so.
+    #[track_caller]
+    pub fn deploy(&self, folder: &AppFolder) -> Run {
+        self.ctl(&["deploy", folder.path().to_str().expect("a plain path")])
+    }
+
+    /// Deploys the hello app and waits until the site answers.
+    #[track_caller]
+    pub fn deploy_hello(&mut self, hello: &Hello) {
+        let folder = self.hello(hello);
+        self.deploy(&folder).expect(0);
+        self.wait_healthy(hello.name, hello.instances as usize);
+        let (address, host) = (self.http("n1"), format!("{}.test", hello.name));
+        eventually("the site answers", SOON, || {
+            http::get(address, &host, "/up").is_ok_and(|answer| answer.status == 200)
+        });
+    }
+
+    /// Steady load on the hello app through n1, which leaves the processors time
+    /// for the rest.
+    pub fn load(&self, connections: usize) -> Load {
+        let plan = Plan { connections, every: Some(Duration::from_millis(50)) };
+        Load::start(self.http("n1"), "hello.test", plan)
+    }
+
+    /// As much load on the hello app as n1 takes on these connections.
+    pub fn load_without_pause(&self, connections: usize) -> Load {
+        Load::start(self.http("n1"), "hello.test", Plan { connections, every: None })
     }
 }

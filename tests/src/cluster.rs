@@ -12,9 +12,7 @@ use rung_proto::api::{App, ControlRole, Instance, Node, NodeState, OperationStat
 use rung_proto::soft::InstanceState;
 use tempfile::TempDir;
 
-use crate::app::{AppFolder, Hello, link_or_copy};
-use crate::http;
-use crate::load::{Load, Plan};
+use crate::app::link_or_copy;
 use crate::namespaces::Namespaces;
 use crate::network::{Company, Network, Turn};
 use crate::process::{Run, is_running, run, signal};
@@ -320,8 +318,7 @@ impl Cluster {
 
     /// Starts a node again on its data.
     pub fn restart(&mut self, node: &str) {
-        self.spawn(node, &[]);
-        eventually("it answers again", SOON, || self.status_of(node).is_some());
+        self.restart_with(node, &[]);
     }
 
     /// The same with environment variables for it.
@@ -453,9 +450,8 @@ impl Cluster {
     /// Until every running node is alive, votes and roles are placed.
     #[track_caller]
     pub fn wait_settled(&self) {
+        let running = self.running().len();
         eventually("nodes are alive and roles placed", SOON, || {
-            // The process of a node that was removed ends a moment later.
-            let running = self.processes.keys().filter(|node| self.is_up(node)).count();
             self.status_of("n1").is_some_and(|status| is_settled(&status, running))
         });
     }
@@ -491,43 +487,10 @@ impl Cluster {
         eventually(&format!("{node} is {state:?}"), SOON, || self.node(node).state == state)
     }
 
-    // Apps.
-
-    /// A fresh folder with the hello app.
-    pub fn hello(&mut self, hello: &Hello) -> AppFolder {
+    /// A path in the cluster's directory that nobody has had.
+    pub fn new_folder(&mut self) -> PathBuf {
         self.folders += 1;
-        let path = self.dir.path().join(format!("folder-{}", self.folders));
-        AppFolder::hello(path, &self.program("hello"), hello)
-    }
-
-    /// Deploys a folder, and insists that it ends so.
-    #[track_caller]
-    pub fn deploy(&self, folder: &AppFolder) -> Run {
-        self.ctl(&["deploy", folder.path().to_str().expect("a plain path")])
-    }
-
-    /// Deploys the hello app and waits until the site answers.
-    #[track_caller]
-    pub fn deploy_hello(&mut self, hello: &Hello) {
-        let folder = self.hello(hello);
-        self.deploy(&folder).expect(0);
-        self.wait_healthy(hello.name, hello.instances as usize);
-        let (address, host) = (self.http("n1"), format!("{}.test", hello.name));
-        eventually("the site answers", SOON, || {
-            http::get(address, &host, "/up").is_ok_and(|answer| answer.status == 200)
-        });
-    }
-
-    /// Steady load on the hello app through n1, which leaves the processors time
-    /// for the rest.
-    pub fn load(&self, connections: usize) -> Load {
-        let plan = Plan { connections, every: Some(Duration::from_millis(50)) };
-        Load::start(self.http("n1"), "hello.test", plan)
-    }
-
-    /// As much load on the hello app as n1 takes on these connections.
-    pub fn load_without_pause(&self, connections: usize) -> Load {
-        Load::start(self.http("n1"), "hello.test", Plan { connections, every: None })
+        self.dir.path().join(format!("folder-{}", self.folders))
     }
 
     /// Copies the logs to where `RUNG_TEST_LOGS` says.

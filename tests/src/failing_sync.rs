@@ -1,9 +1,9 @@
-//! A disk that stops to keep what it was given: a library between a program and the
-//! system that lets its syncs fail from some moment on.
+//! A disk that no longer keeps what it was given: syncs fail from some moment on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::preload::{self, PRELOAD};
 
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
@@ -34,30 +34,25 @@ SYNC(fdatasync)
 
 /// Makes the syncs of programs fail that are started with [`FailingSync::variables`].
 pub struct FailingSync {
-    library: PathBuf,
+    shim: PathBuf,
     sign: PathBuf,
 }
 
 impl FailingSync {
-    /// Builds the library in a directory.
-    ///
-    /// # Panics
-    /// When there is no C compiler.
+    /// Keeps what it needs in a directory.
+    #[track_caller]
     pub fn build(dir: &Path) -> Self {
-        let source = dir.join("failing_sync.c");
-        fs::write(&source, SOURCE).expect("a file");
-        let library = dir.join("failing_sync.so");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl");
-        assert!(compiler.status().is_ok_and(|status| status.success()), "cc builds a library");
-        Self { library, sign: dir.join("syncs-fail") }
+        Self { shim: preload::build(dir, "failing_sync", SOURCE), sign: dir.join("syncs-fail") }
     }
 
     /// What a program must be started with.
+    ///
+    /// # Panics
+    /// When the directory's name is not UTF-8.
     pub fn variables(&self) -> [(&'static str, &str); 2] {
-        let library = self.library.to_str().expect("a plain path");
+        let shim = self.shim.to_str().expect("a plain path");
         let sign = self.sign.to_str().expect("a plain path");
-        [("LD_PRELOAD", library), ("RUNG_TEST_SYNC_FAILS", sign)]
+        [(PRELOAD, shim), ("RUNG_TEST_SYNC_FAILS", sign)]
     }
 
     /// From now on they fail, or no longer.

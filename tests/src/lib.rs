@@ -24,6 +24,7 @@ pub mod network;
 pub mod packet_delay;
 pub mod photos;
 pub mod postgres;
+pub mod preload;
 pub mod process;
 pub mod small_disk;
 pub mod sql;

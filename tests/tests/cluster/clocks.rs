@@ -1,9 +1,7 @@
 //! A machine whose clock is wrong.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use rung_tests::cluster::SOON;
+use rung_tests::preload::{self, PRELOAD};
 use rung_tests::{Cluster, run};
 
 /// Moves what a program sees of the wall clock by `CLOCK_OFFSET` seconds.
@@ -22,26 +20,16 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 }
 "#;
 
-/// Builds a library that shifts the clock of the program it is loaded into.
-fn shifted_clock(cluster: &Cluster) -> PathBuf {
-    let (source, library) = (cluster.dir().join("clock.c"), cluster.dir().join("clock.so"));
-    std::fs::write(&source, SHIFTED_CLOCK).expect("a source file");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source);
-    run(&mut compiler, SOON).expect(0);
-    library
-}
-
 #[test]
 fn a_node_whose_clock_is_far_off_does_not_join_and_is_told_why() {
     let mut cluster = Cluster::builder().nodes(1).start();
     cluster.make_token(1);
-    let library = shifted_clock(&cluster);
+    let shifted_clock = preload::build(cluster.dir(), "clock", SHIFTED_CLOCK);
     let data = cluster.data("n2").display().to_string();
     let words = cluster.join_arguments(2);
     let joins_with = |seconds: i64| {
         let mut command = cluster.rungd(&["--data", &data]);
-        command.args(&words).env("LD_PRELOAD", &library);
+        command.args(&words).env(PRELOAD, &shifted_clock);
         command.env("CLOCK_OFFSET", seconds.to_string());
         run(&mut command, SOON)
     };

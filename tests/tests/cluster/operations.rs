@@ -78,6 +78,10 @@ fn with_leaders_killed(cluster: &mut Cluster, end: OperationState, change: &[&st
         let nodes = cluster.status().nodes;
         nodes.iter().all(|node| node.state == NodeState::Alive)
     });
+    eventually("the process of a node that was removed has ended", SOON, || {
+        let nodes = cluster.status().nodes;
+        cluster.running().iter().all(|name| nodes.iter().any(|node| node.name == *name))
+    });
     cluster.wait_settled();
     assert!(!killed_at.is_empty(), "{change:?} was over before the leader could be killed");
 }
