@@ -93,14 +93,13 @@ async fn ask<T: DeserializeOwned>(
     request: &ControlGroupRequest,
     deadline: Duration,
 ) -> Result<T, Failure> {
-    let unreadable =
-        |error: encoding::DecodeError| Failure::new(Code::Internal, "an answer").because(error);
     let body = Bytes::from(encoding::encode(request));
     let answer = node.mesh.call(other, Lane::Calls, service::CONTROL_GROUP, body, deadline).await;
     let answer = answer.map_err(|error| {
         Failure::new(Code::Unreachable, "a node does not answer").because(error)
     })?;
-    encoding::decode(&answer).map_err(unreadable)
+    encoding::decode(&answer)
+        .map_err(|error| Failure::new(Code::Internal, "an answer cannot be read").because(error))
 }
 
 /// Waits until the new group has said what it is.

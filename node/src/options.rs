@@ -134,7 +134,7 @@ pub struct Settings {
     #[serde(default = "one_day")]
     pub scrub_every_ms: Option<u64>,
     /// MiB that each copy reads in a second of such a scrub.
-    #[serde(default = "four")]
+    #[serde(default = "default_scrub_rate")]
     pub scrub_rate: u64,
 }
 
@@ -148,7 +148,7 @@ fn one_day() -> Option<u64> {
     Some(86_400_000)
 }
 
-fn four() -> u64 {
+fn default_scrub_rate() -> u64 {
     4
 }
 
@@ -233,7 +233,7 @@ impl Options {
                 .scrub_rate
                 .or(file.db.scrub_rate)
                 .or(remembered.map(|known| known.scrub_rate))
-                .unwrap_or_else(four),
+                .unwrap_or_else(default_scrub_rate),
         };
         check_name("name", &settings.name)?;
         check_name("data center", &settings.dc)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rung_membership::MembershipView;
-use rung_proto::soft::{InstanceState, NodeSoftState};
+use rung_proto::soft::{InstanceState, NodeSoftState, first_generation};
 use rung_proto::{Incarnation, InstanceId, NodeId, Role, encoding};
 use rung_transport::{Lane, Mesh};
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ impl SoftState {
             serving: Vec::new(),
             databases: Vec::new(),
             applied_index: 0,
-            generation: 1,
+            generation: first_generation(),
         };
         Self {
             shared: Arc::new(Shared { node, mesh, pushers: Mutex::default() }),

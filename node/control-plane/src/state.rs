@@ -305,7 +305,7 @@ impl Default for State {
             events: VecDeque::new(),
             audit: VecDeque::new(),
             next_id: 1,
-            generation: 1,
+            generation: first_generation(),
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use rung_control_plane::generation::{Replica, Told};
-use rung_proto::soft::LogPlace;
+use rung_proto::soft::{LogPlace, first_generation};
 use rung_proto::{Code, Failure, Generation};
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ impl Generations {
     /// When the file is damaged.
     pub fn load(data: &DataDir) -> Result<Self, Failure> {
         let stored = data.read_json(FILE)?;
-        Ok(stored.unwrap_or(Self { current: 1, accepted: None }))
+        Ok(stored.unwrap_or(Self { current: first_generation(), accepted: None }))
     }
 }
 
