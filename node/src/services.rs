@@ -170,11 +170,12 @@ async fn control_group(node: Arc<Node>, call: IncomingCall) -> Result<Bytes, Cal
             let key: [u8; 32] = cluster_key
                 .try_into()
                 .map_err(|_| Failure::new(Code::Usage, "a cluster key has 32 bytes"))?;
-            node.control.keep_key(ClusterKey::from_bytes(key))?;
             if node.is_broken(rung_proto::Role::Control) {
                 node.control.leave_group().await?;
                 node.report_mended(rung_proto::Role::Control);
             }
+            // Afterwards: who leaves forgets the key.
+            node.control.keep_key(ClusterKey::from_bytes(key))?;
             node.control.open().await?;
         }
         ControlGroupRequest::Leave => {
