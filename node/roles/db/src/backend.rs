@@ -47,8 +47,8 @@ pub enum Open {
     /// The transaction is open.
     Nothing,
     Snapshot(Level),
-    /// The writer, with so many savepoints set. With a snapshot open it is refused
-    /// if anything was committed since.
+    /// The writer, or a draft if the statement lets it, with so many savepoints set. With
+    /// a snapshot open that is no draft it is refused if anything was committed since.
     Writer {
         savepoints: usize,
         /// Statements are answered before what they saw is on a quorum.

@@ -6,6 +6,7 @@
 //! rest goes to a file that has no name; both are bounded.
 
 use std::fs::File;
+use std::hash::Hasher;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
@@ -19,6 +20,8 @@ use rung_sql::{ResultColumn, RowSink, SqlError, SqlState};
 const IN_MEMORY: usize = 256 * 1024;
 /// What is written to the file at once.
 const WRITE: usize = 256 * 1024;
+/// What is hashed at once.
+const HASHED: usize = 16 * 1024;
 
 /// Where results that do not fit into memory go, and how much of them there may be.
 #[derive(Debug)]
@@ -99,6 +102,23 @@ impl Rows {
     }
 
     /// Says how many messages there are, where they were added as bytes.
+    /// Adds all rows to a hash.
+    ///
+    /// # Errors
+    /// 58030 when what is in a file cannot be read.
+    pub fn hash(&self, hasher: &mut impl Hasher) -> Result<(), SqlError> {
+        let (mut offset, mut piece) = (0, Vec::new());
+        loop {
+            piece.clear();
+            let read = self.read(offset, HASHED, &mut piece)?;
+            if read == 0 {
+                return Ok(());
+            }
+            hasher.write(&piece);
+            offset += read as u64;
+        }
+    }
+
     pub fn set_count(&mut self, count: u64) {
         self.count = count;
     }

@@ -20,13 +20,26 @@ pub(crate) enum Purpose {
     Write,
     /// Reads; cannot write.
     Read,
+    /// Changes what nobody else sees.
+    Draft,
 }
 
 /// Opens a connection on an existing database and reads from it once, which
 /// snapshots need.
 pub(crate) fn connect(main: &Path, vfs: Option<&str>, purpose: Purpose) -> Result<Connection> {
+    let connection = open(main, vfs, purpose)?;
+    if purpose == Purpose::Write {
+        let settings = format!("PRAGMA synchronous=NORMAL; PRAGMA cache_size=-{CACHE_KIB}");
+        connection.execute_batch(&settings)?;
+    }
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// Opens a connection that has not read yet.
+pub(crate) fn open(main: &Path, vfs: Option<&str>, purpose: Purpose) -> Result<Connection> {
     let access = match purpose {
-        Purpose::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        Purpose::Write | Purpose::Draft => OpenFlags::SQLITE_OPEN_READ_WRITE,
         Purpose::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
     };
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -35,11 +48,6 @@ pub(crate) fn connect(main: &Path, vfs: Option<&str>, purpose: Purpose) -> Resul
         None => Connection::open_with_flags(main, flags)?,
     };
     configure(&connection)?;
-    if purpose == Purpose::Write {
-        let settings = format!("PRAGMA synchronous=NORMAL; PRAGMA cache_size=-{CACHE_KIB}");
-        connection.execute_batch(&settings)?;
-    }
-    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(connection)
 }
 

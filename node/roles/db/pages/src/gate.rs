@@ -1,6 +1,6 @@
 //! The gate: what readers see, which is exactly what the log has committed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -157,6 +157,11 @@ impl Gate {
         self.0.readers.load(Ordering::SeqCst)
     }
 
+    /// The VFS of the files, if not SQLite's own.
+    pub(crate) fn vfs(&self) -> Option<&str> {
+        self.0.disk.vfs()
+    }
+
     pub(crate) fn state(&self) -> Arc<State> {
         self.0.state.load_full()
     }
@@ -213,6 +218,20 @@ impl Reading {
     /// What it sees.
     pub fn position(&self) -> Position {
         self.state.position
+    }
+
+    /// The commit that it began at; nothing if it began during a checkpoint.
+    pub(crate) fn snapshot(&self) -> Option<&SnapshotHandle> {
+        self.state.snapshot.as_deref()
+    }
+
+    /// The file that it reads.
+    pub(crate) fn main(&self) -> &Path {
+        &self.state.main
+    }
+
+    pub(crate) fn ticket(&self) -> ReaderTicket {
+        ReaderTicket(self.state.file)
     }
 
     /// Ends the transaction.

@@ -21,6 +21,8 @@ mod capture;
 mod checkpoint;
 mod connection;
 mod disk;
+mod draft;
+mod draft_vfs;
 mod entry;
 mod error;
 mod frozen;

@@ -27,6 +27,14 @@ impl SnapshotHandle {
         found.map(SnapshotHandle).ok_or_else(|| failed(code))
     }
 
+    /// The header of the index of the `-wal` at this commit, which is what SQLite makes a
+    /// snapshot of.
+    pub(crate) fn header(&self) -> &[u8; 48] {
+        // SAFETY: it is an array of 48 bytes, which nothing changes, and lives as long as
+        // `self`.
+        unsafe { &self.0.as_ref().hidden }
+    }
+
     /// Begins reading at this commit. The connection must be inside BEGIN and have
     /// read from the database in an earlier transaction.
     pub(crate) fn open(&self, connection: &Connection) -> Result<()> {

@@ -56,6 +56,8 @@ pub struct Faults {
     pub pages: rung_pages::Faults,
     /// Writes are answered before a quorum has them.
     pub acknowledge_early: bool,
+    /// What a draft came to is not looked at when it is committed.
+    pub skip_validation: bool,
     /// Entries count in whatever term they reached the log.
     pub ignore_epoch: bool,
     /// One entry in five is proposed so much later than it was executed.
@@ -100,6 +102,10 @@ pub struct Limits {
     pub transaction_time: Duration,
     /// How many statements one interactive transaction may execute.
     pub transaction_statements: u64,
+    /// How many transactions may be executed on snapshots before they are committed.
+    pub drafts: usize,
+    /// How many statements such a transaction executes before it takes the writer.
+    pub draft_statements: usize,
     /// How long open transactions are waited for when the shard is handed over.
     pub hand_over_patience: Duration,
     /// How many connections may read at once.
@@ -131,6 +137,8 @@ impl Default for Limits {
             transaction_idle: Duration::from_secs(10),
             transaction_time: Duration::from_secs(60),
             transaction_statements: 1_000_000,
+            drafts: 64,
+            draft_statements: 100,
             hand_over_patience: Duration::from_millis(100),
             readers: 64,
             threads: 4,

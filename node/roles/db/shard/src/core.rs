@@ -2,17 +2,19 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rung_consensus::OwnCopy;
 use rung_pages::{Gate, Load, PageStore, PagesError, Position};
 use rung_proto::NodeId;
+use rung_sql::SequenceValues;
 use tokio::sync::watch;
 
 use crate::archive::Hold;
 use crate::config::{Limits, ShardConfig};
+use crate::contention::Contention;
 use crate::error::ShardError;
 use crate::in_flight::InFlight;
 use crate::job::{Answer, Job, JobKind};
@@ -50,6 +52,11 @@ pub(crate) struct Core {
     pub readers: Arc<Readers>,
     pub outbox: Outbox,
     pub counts: Counts,
+    /// Transactions on snapshots that have not ended.
+    pub drafts: AtomicUsize,
+    contention: Mutex<Contention>,
+    /// What sequences have given in this epoch.
+    pub sequences: SequenceValues,
     /// Writes are refused, so that there is room for what must be written for reads.
     pub keeps_room: AtomicBool,
 }
@@ -179,9 +186,20 @@ impl Desk {
 
     /// The epoch in which the next write may be executed now, if one may.
     pub fn may_begin(&self, limits: &Limits) -> Option<u64> {
+        self.may_execute(limits).filter(|_| self.paused.is_none())
+    }
+
+    /// The same for what ends a transaction that has begun: also for a while after
+    /// nothing else may begin, because the shard is being handed over.
+    pub fn may_end_draft(&self, limits: &Limits) -> Option<u64> {
+        let in_time = |since: Instant| since.elapsed() < limits.hand_over_patience;
+        self.may_execute(limits).filter(|_| self.paused.is_none_or(in_time))
+    }
+
+    fn may_execute(&self, limits: &Limits) -> Option<u64> {
         let drained = self.in_flight.is_empty();
         let room = self.in_flight.len() < limits.in_flight && (!self.undone || drained);
-        let waits = self.paused.is_some() || self.checkpoint != CheckpointNeed::No;
+        let waits = self.checkpoint != CheckpointNeed::No;
         self.epoch().filter(|epoch| room && !waits && self.may_go_on(*epoch))
     }
 
@@ -239,11 +257,12 @@ impl Core {
         });
         let gate = store.gate();
         let desk = Desk::new();
+        let sequences = SequenceValues::default();
         Arc::new(Self {
             write_lock: WriteLock::default(),
             store: Mutex::new(Some(store)),
             bell: Condvar::new(),
-            readers: Arc::new(Readers::new(gate.clone(), &config.limits)),
+            readers: Arc::new(Readers::new(gate.clone(), &config.limits, &sequences)),
             gate,
             meter: Meter::default(),
             history: AtomicU64::new(0),
@@ -259,6 +278,9 @@ impl Core {
             desk: Mutex::new(desk),
             outbox: Outbox::default(),
             counts: Counts::default(),
+            drafts: AtomicUsize::new(0),
+            contention: Mutex::default(),
+            sequences,
             keeps_room: AtomicBool::new(false),
             config,
         })
@@ -292,6 +314,18 @@ impl Core {
 
     pub fn log(&self) -> MutexGuard<'_, LogPlace> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn contention(&self) -> MutexGuard<'_, Contention> {
+        self.contention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether tests want drafts to be kept whatever they come to.
+    pub fn skips_validation(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.config.faults.skip_validation;
+        #[cfg(not(feature = "simulation"))]
+        false
     }
 
     /// What the log keeps for an archive.

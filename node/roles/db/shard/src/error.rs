@@ -45,6 +45,10 @@ pub enum ShardError {
     /// It cannot be committed as it is: a deferred foreign key does not hold.
     #[error(transparent)]
     Refused(Box<SqlError>),
+    /// A statement of the transaction, which did not hold the writer, would not come to
+    /// the same any more: others have committed meanwhile (40001).
+    #[error("could not serialize access due to concurrent update; nothing was changed")]
+    Changed,
     /// The disk under the copy has no room.
     #[error("no space is left on the disk of the shard's primary; nothing was changed")]
     DiskFull,

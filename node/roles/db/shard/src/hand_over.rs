@@ -1,6 +1,7 @@
 //! Making another copy the primary, with a stall as short as possible.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rung_consensus::{ChangeError, Group, GroupStatus};
@@ -122,7 +123,10 @@ async fn rest(core: &Core, until: Instant, to: NodeId) -> Result<(), HandOverErr
             if desk.epoch().is_none() {
                 return Err(HandOverError::NotPrimary { primary: None });
             }
-            if desk.is_at_rest() {
+            let patience = core.config.limits.hand_over_patience;
+            let has_waited = desk.paused.is_none_or(|since| since.elapsed() >= patience);
+            let no_drafts = has_waited || core.drafts.load(Ordering::SeqCst) == 0;
+            if desk.is_at_rest() && no_drafts {
                 return Ok(());
             }
         }

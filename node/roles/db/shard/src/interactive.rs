@@ -1,6 +1,5 @@
-//! Interactive transactions, as their clients see them: one has the writer from its
-//! first write to its end, and its short statements are executed on the client's own
-//! thread.
+//! Interactive transactions, as their clients see them: one that has the writer has it to
+//! its end, and its short statements are executed on the client's own thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +11,10 @@ use tokio::sync::oneshot;
 use crate::batch::panicked;
 use crate::cancel::Cancel;
 use crate::core::Core;
+use crate::draft::{Draft, Trial, Tried};
 use crate::error::ShardError;
 use crate::job::{self, Answer, Once, Stage};
+use crate::shard::Shard;
 use crate::token::Token;
 use crate::transaction::{Part, Step, until_settled};
 use crate::turn::{Length, Stopped, Turn};
@@ -42,27 +43,36 @@ impl Drop for Handle {
     }
 }
 
-/// An open transaction of one client. It holds the shard's writer: everybody else
-/// who writes waits for its end. Dropping it rolls it back.
+/// An open transaction of one client. Dropping it rolls it back.
 ///
-/// It sees what was committed before it, be it on a quorum or not; but no result of
-/// it leaves before what it saw is, unless it [reads
+/// One that [`Shard::begin`] has begun holds the shard's writer: everybody else who writes
+/// waits for its end. It sees what was committed before it, be it on a quorum or not; but
+/// no result of it leaves before what it saw is, unless it [reads
 /// uncommitted](WriteTransaction::read_uncommitted).
+///
+/// One that [`Shard::begin_draft`] has begun is a draft first: it sees a snapshot of what
+/// is on a quorum, and what it has changed itself. It takes the writer when it is
+/// committed, or does what cannot be done in a draft, and is over if something that it
+/// was told would be different then.
 pub struct WriteTransaction {
-    handle: Handle,
+    shard: Shard,
+    state: State,
     reads_uncommitted: bool,
 }
 
-/// What became of a part that was tried on the client's thread.
-enum Tried<R> {
-    Done(R),
-    /// The writer's thread must do it.
-    Elsewhere,
+enum State {
+    Draft(Draft),
+    Held(Handle),
+    Over(ShardError),
 }
 
 impl WriteTransaction {
-    pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, reads_uncommitted: false }
+    pub(crate) fn held(shard: &Shard, handle: Handle) -> Self {
+        Self { shard: shard.clone(), state: State::Held(handle), reads_uncommitted: false }
+    }
+
+    pub(crate) fn draft(shard: &Shard, draft: Draft) -> Self {
+        Self { shard: shard.clone(), state: State::Draft(draft), reads_uncommitted: false }
     }
 
     /// From now on its statements are answered at once, also on what is on no quorum
@@ -85,13 +95,8 @@ impl WriteTransaction {
         work: impl FnOnce(&mut Executor) -> R + Send + 'static,
     ) -> Result<R, ShardError> {
         let until = Instant::now() + deadline;
-        let (reply, answer) = oneshot::channel();
-        let work: Once = Box::new(move |executor| Box::new(work(executor)));
         let reads_uncommitted = self.reads_uncommitted;
-        let part = Part { work, until, cancel: cancel.clone(), reads_uncommitted, reply };
-        self.handle.step(Step::Run(part))?;
-        let result = self.handle.wait(answer, until, cancel.clone()).await?;
-        Ok(*result.downcast::<R>().expect("the result is of the work's own type"))
+        self.hold(until, cancel).await?.run(until, cancel, work, reads_uncommitted).await
     }
 
     /// Executes a part on the calling thread if `length` says that it is short, and as
@@ -104,19 +109,73 @@ impl WriteTransaction {
         &mut self,
         deadline: Duration,
         cancel: &Cancel,
-        length: impl FnOnce(&mut Executor) -> Length,
+        length: impl FnMut(&mut Executor) -> Length,
+        work: impl FnMut(&mut Executor, &Turn) -> R + Send + 'static,
+    ) -> Result<R, ShardError> {
+        self.try_short(deadline, cancel, Trial::Never, length, work).await
+    }
+
+    /// As [`WriteTransaction::run_short`], without the writer if the transaction is a
+    /// draft and can stay one.
+    ///
+    /// # Errors
+    /// As [`WriteTransaction::run`]; [`ShardError::Changed`] and [`ShardError::Refused`]
+    /// when it takes the writer and is not what it was any more.
+    pub async fn try_short<R: Send + 'static>(
+        &mut self,
+        deadline: Duration,
+        cancel: &Cancel,
+        trial: Trial<R>,
+        mut length: impl FnMut(&mut Executor) -> Length,
         mut work: impl FnMut(&mut Executor, &Turn) -> R + Send + 'static,
     ) -> Result<R, ShardError> {
         let until = Instant::now() + deadline;
-        let Tried::Done(result) = self.handle.run_here(until, cancel, length, &mut work)? else {
-            return self.run(deadline, cancel, move |it| work(it, &Turn::new(true))).await;
-        };
-        if !self.reads_uncommitted
-            && let Some(settled) = until_settled(&self.handle.core)
+        if let State::Draft(draft) = &mut self.state
+            && draft.takes(&trial)
         {
-            self.handle.wait(settled, until, cancel.clone()).await?;
+            let mut tried = draft.run(until, cancel, &mut length, &mut work)?;
+            if matches!(tried, Tried::Long) && draft.only_reads() {
+                (tried, work) = draft.run_long(until, cancel, work).await?;
+            }
+            if let Tried::Done(result, tape) = tried {
+                draft.note(trial, (&result, tape), work);
+                return Ok(result);
+            }
         }
-        result
+        let reads_uncommitted = self.reads_uncommitted;
+        let handle = self.hold(until, cancel).await?;
+        handle.run_short(until, cancel, length, work, reads_uncommitted).await
+    }
+
+    /// Takes the writer, if the transaction does not have it, and does with it what was
+    /// done in the draft.
+    async fn hold(&mut self, until: Instant, cancel: &Cancel) -> Result<&mut Handle, ShardError> {
+        if let State::Draft(_) = self.state {
+            let state = std::mem::replace(&mut self.state, State::Over(ShardError::Lost));
+            let State::Draft(draft) = state else { unreachable!("it was looked at above") };
+            let taken = self.take_writer(draft, until, cancel).await;
+            self.state = taken.map_or_else(State::Over, State::Held);
+        }
+        match &mut self.state {
+            State::Held(handle) => Ok(handle),
+            State::Over(error) => Err(error.clone()),
+            State::Draft(_) => unreachable!("it has ended above"),
+        }
+    }
+
+    async fn take_writer(
+        &self,
+        draft: Draft,
+        until: Instant,
+        cancel: &Cancel,
+    ) -> Result<Handle, ShardError> {
+        let mut steps = draft.into_steps()?;
+        let mut handle = self.shard.take_writer(until, cancel).await?;
+        if !steps.is_empty() {
+            let work = move |executor: &mut Executor| steps.again(executor);
+            handle.run(until, cancel, work, self.reads_uncommitted).await??;
+        }
+        Ok(handle)
     }
 
     /// Makes it durable on a quorum, and returns its position.
@@ -126,27 +185,19 @@ impl WriteTransaction {
     /// After all others it was rolled back.
     pub async fn commit(self, deadline: Duration) -> Result<Token, ShardError> {
         let until = Instant::now() + deadline;
-        let (reply, answer) = oneshot::channel();
-        match self.handle.take_short() {
-            Some((mut writer, epoch)) => {
-                writer.commit_transaction(epoch, self.reads_uncommitted, reply);
-                writer.end(ShardError::Lost);
-            }
-            None => self.handle.step(Step::Commit(reply, self.reads_uncommitted))?,
+        match self.state {
+            // It has seen one snapshot.
+            State::Draft(draft) if draft.only_reads() => Ok(draft.position()),
+            State::Draft(draft) => self.shard.commit_draft(draft.into_steps()?, until).await,
+            State::Held(handle) => handle.commit(until, self.reads_uncommitted).await,
+            State::Over(error) => Err(error),
         }
-        self.handle.wait(answer, until, Cancel::new()).await
     }
 
     /// Takes everything back.
     pub async fn rollback(self) {
-        if let Some((writer, _)) = self.handle.take_short() {
-            writer.end(ShardError::Lost);
-            return;
-        }
-        let (reply, answer) = oneshot::channel();
-        if self.handle.step(Step::Rollback(reply)).is_ok() {
-            // Either way it is rolled back.
-            let _ = answer.await;
+        if let State::Held(handle) = self.state {
+            handle.rollback().await;
         }
     }
 }
@@ -154,6 +205,65 @@ impl WriteTransaction {
 impl Handle {
     pub fn new(core: Arc<Core>, number: u64, ended: Arc<Mutex<Option<ShardError>>>) -> Self {
         Self { core, number, ended }
+    }
+
+    /// See [`WriteTransaction::run`].
+    async fn run<R: Send + 'static>(
+        &mut self,
+        until: Instant,
+        cancel: &Cancel,
+        work: impl FnOnce(&mut Executor) -> R + Send + 'static,
+        reads_uncommitted: bool,
+    ) -> Result<R, ShardError> {
+        let (reply, answer) = oneshot::channel();
+        let work: Once = Box::new(move |executor| Box::new(work(executor)));
+        let part = Part { work, until, cancel: cancel.clone(), reads_uncommitted, reply };
+        self.step(Step::Run(part))?;
+        let result = self.wait(answer, until, cancel.clone()).await?;
+        Ok(*result.downcast::<R>().expect("the result is of the work's own type"))
+    }
+
+    /// See [`WriteTransaction::run_short`].
+    async fn run_short<R: Send + 'static>(
+        &mut self,
+        until: Instant,
+        cancel: &Cancel,
+        length: impl FnMut(&mut Executor) -> Length,
+        mut work: impl FnMut(&mut Executor, &Turn) -> R + Send + 'static,
+        reads_uncommitted: bool,
+    ) -> Result<R, ShardError> {
+        let Some(result) = self.run_here(until, cancel, length, &mut work)? else {
+            let work = move |executor: &mut Executor| work(executor, &Turn::new(true));
+            return self.run(until, cancel, work, reads_uncommitted).await;
+        };
+        if !reads_uncommitted && let Some(settled) = until_settled(&self.core) {
+            self.wait(settled, until, cancel.clone()).await?;
+        }
+        result
+    }
+
+    async fn commit(self, until: Instant, reads_uncommitted: bool) -> Result<Token, ShardError> {
+        let (reply, answer) = oneshot::channel();
+        match self.take_short() {
+            Some((mut writer, epoch)) => {
+                writer.commit_transaction(epoch, reads_uncommitted, reply);
+                writer.end(ShardError::Lost);
+            }
+            None => self.step(Step::Commit(reply, reads_uncommitted))?,
+        }
+        self.wait(answer, until, Cancel::new()).await
+    }
+
+    async fn rollback(self) {
+        if let Some((writer, _)) = self.take_short() {
+            writer.end(ShardError::Lost);
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.step(Step::Rollback(reply)).is_ok() {
+            // Either way it is rolled back.
+            let _ = answer.await;
+        }
     }
 
     fn why_ended(&self) -> ShardError {
@@ -216,14 +326,15 @@ impl Handle {
         if is_short { self.take() } else { None }
     }
 
+    /// What came of it on this thread; nothing if the writer's thread must do it.
     fn run_here<R>(
         &self,
         until: Instant,
         cancel: &Cancel,
-        length: impl FnOnce(&mut Executor) -> Length,
+        mut length: impl FnMut(&mut Executor) -> Length,
         work: &mut impl FnMut(&mut Executor, &Turn) -> R,
-    ) -> Result<Tried<Result<R, ShardError>>, ShardError> {
-        let Some((mut writer, _)) = self.take() else { return Ok(Tried::Elsewhere) };
+    ) -> Result<Option<Result<R, ShardError>>, ShardError> {
+        let Some((mut writer, _)) = self.take() else { return Ok(None) };
         let began = Instant::now();
         let meter = self.core.meter.clone();
         let executor = &mut writer.connected().executor;
@@ -231,7 +342,7 @@ impl Handle {
         let budget = match length {
             Length::Long => {
                 writer.put_back(Duration::ZERO);
-                return Ok(Tried::Elsewhere);
+                return Ok(None);
             }
             Length::Interruptible => Some(self.core.config.limits.inline),
             Length::Short => None,
@@ -240,17 +351,17 @@ impl Handle {
         meter.begin(budget, Some(until), cancel.clone());
         let result = catch_unwind(AssertUnwindSafe(|| work(executor, &turn)));
         let result = match (result, meter.end()) {
-            (_, Some(Stopped::Budget)) => Ok(Tried::Elsewhere),
+            (_, Some(Stopped::Budget)) => Ok(None),
             (_, Some(stopped)) => Err(stopped.error()),
             (Err(_), None) => Err(panicked()),
-            (Ok(_), None) if turn.moves() => Ok(Tried::Elsewhere),
-            (Ok(result), None) => Ok(Tried::Done(Ok(result))),
+            (Ok(_), None) if turn.moves() => Ok(None),
+            (Ok(result), None) => Ok(Some(Ok(result))),
         };
         match writer.is_over(result.as_ref().err()) {
             Some(why) => writer.end(why),
             None => writer.put_back(began.elapsed()),
         }
         // What went wrong was seen on what may not be settled, too.
-        Ok(result.unwrap_or_else(|error| Tried::Done(Err(error))))
+        Ok(result.unwrap_or_else(|error| Some(Err(error))))
     }
 }

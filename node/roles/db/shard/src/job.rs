@@ -41,6 +41,8 @@ pub(crate) struct Job {
     pub stage: Stage,
     /// It has rolled back a whole batch, and is executed in one of its own.
     pub apart: bool,
+    /// It is the end of a transaction, which may take place while nothing else begins.
+    pub ends_draft: bool,
     pub kind: JobKind,
 }
 
@@ -57,7 +59,14 @@ impl Job {
     /// A job, and how far it is, for the one who waits for it.
     pub fn new(until: Instant, cancel: &Cancel, kind: JobKind) -> (Self, Stage) {
         let stage = Stage::default();
-        let job = Self { until, cancel: cancel.clone(), stage: stage.clone(), apart: false, kind };
+        let job = Self {
+            until,
+            cancel: cancel.clone(),
+            stage: stage.clone(),
+            apart: false,
+            ends_draft: false,
+            kind,
+        };
         (job, stage)
     }
 

@@ -19,7 +19,9 @@ mod archive;
 mod batch;
 mod cancel;
 mod config;
+mod contention;
 mod core;
+mod draft;
 mod error;
 mod former;
 mod fresh;
@@ -49,6 +51,7 @@ pub use cancel::Cancel;
 #[cfg(feature = "simulation")]
 pub use config::Faults;
 pub use config::{First, Limits, ShardConfig};
+pub use draft::Trial;
 pub use error::{HandOverError, ShardError};
 pub use former::{Former, FormerError};
 pub use interactive::WriteTransaction;

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rung_pages::Reading;
+use rung_pages::{Position, Reading};
 use rung_sql::Executor;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout_at;
@@ -36,7 +36,16 @@ pub enum ReadLevel {
 pub(crate) struct Held {
     connection: ReadConnection,
     reading: Reading,
+    /// What a draft on it is executed on.
+    pub sandbox: Option<ReadConnection>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// What it sees.
+    pub fn position(&self) -> Position {
+        self.reading.position()
+    }
 }
 
 /// A snapshot that somebody may hold; taken away from him when it is too old.
@@ -49,11 +58,11 @@ pub(crate) fn evict(readers: &Readers, holder: &Holder, then: Instant) {
     if held.as_ref().is_some_and(|held| held.connection.meter.evict_older(then))
         && let Some(held) = held.take()
     {
-        readers.end(held.connection, held.reading);
+        readers.release(held);
     }
 }
 
-enum Attempt<R> {
+pub(crate) enum Attempt<R> {
     Done(R),
     /// It took longer than it may take here.
     Moves,
@@ -90,11 +99,36 @@ fn attempt<R>(
 pub(crate) async fn hold(core: &Core, until: Instant) -> Result<Held, ShardError> {
     let permit = core.readers.permit(until).await?;
     let (connection, reading) = core.readers.begin()?;
-    Ok(Held { connection, reading, _permit: permit })
+    Ok(Held { connection, reading, sandbox: None, _permit: permit })
 }
 
-fn release(readers: &Readers, held: Held) {
-    readers.end(held.connection, held.reading);
+impl Readers {
+    /// A snapshot of what is settled with a connection on which a draft has begun. Nothing
+    /// if there are too many, or a checkpoint is being made.
+    pub(crate) fn begin_draft(&self) -> Result<Option<Held>, ShardError> {
+        let Some(permit) = self.draft_permit() else { return Ok(None) };
+        let (connection, reading) = self.begin()?;
+        let sandbox = self.sandbox(&reading);
+        let held = Held { connection, reading, sandbox: None, _permit: permit };
+        match sandbox {
+            Ok(Some(sandbox)) => {
+                held.connection.meter.begin(None, None, Cancel::new());
+                Ok(Some(Held { sandbox: Some(sandbox), ..held }))
+            }
+            none => {
+                self.release(held);
+                none.map(|_| None)
+            }
+        }
+    }
+
+    /// Ends a snapshot, and the draft on it.
+    pub(crate) fn release(&self, held: Held) {
+        if let Some(sandbox) = held.sandbox {
+            self.end_draft(sandbox);
+        }
+        self.end(held.connection, held.reading);
+    }
 }
 
 /// Works on a snapshot, here if that is short, on a thread for long reads if not.
@@ -108,13 +142,13 @@ pub(crate) async fn read_once<R: Send + 'static>(
     let token = core.token(&held.reading.position());
     let first = attempt(&mut held, Some(core.config.limits.inline), until, cancel, &mut work);
     if !matches!(first, Ok(Attempt::Moves)) {
-        release(&core.readers, held);
+        core.readers.release(held);
     } else {
         let (reply, answer) = oneshot::channel();
         let (readers, cancels) = (Arc::clone(&core.readers), cancel.clone());
         core.readers.spawn(Box::new(move || {
             let result = attempt(&mut held, None, until, &cancels, &mut work);
-            release(&readers, held);
+            readers.release(held);
             // Whoever asked may have gone.
             let _ = reply.send(result);
         }))?;
@@ -128,7 +162,7 @@ pub(crate) async fn read_once<R: Send + 'static>(
 }
 
 /// Waits for work on another thread.
-async fn elsewhere<R>(
+pub(crate) async fn elsewhere<R>(
     answer: oneshot::Receiver<Result<Attempt<R>, ShardError>>,
     until: Instant,
     cancel: &Cancel,
@@ -227,7 +261,7 @@ impl Drop for ReadTransaction {
     fn drop(&mut self) {
         let held = self.holder.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(held) = held {
-            release(&self.core.readers, held);
+            self.core.readers.release(held);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use rung_pages::{Gate, PagesError, ReaderTicket, Reading};
-use rung_sql::Executor;
+use rung_pages::{Gate, PagesError, Reader, ReaderTicket, Reading};
+use rung_sql::{Executor, SequenceValues};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Limits;
@@ -48,6 +48,11 @@ type Task = Box<dyn FnOnce() + Send>;
 pub(crate) struct Readers {
     gate: Gate,
     permits: Arc<Semaphore>,
+    /// Of drafts.
+    drafts: Arc<Semaphore>,
+    sequences: SequenceValues,
+    /// Connections for drafts that nobody uses.
+    idle_drafts: Mutex<Vec<ReadConnection>>,
     idle: Arc<Mutex<Vec<Idle>>>,
     /// The meters of all connections, by number.
     meters: Mutex<Vec<(u64, Meter)>>,
@@ -76,7 +81,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Readers {
-    pub fn new(gate: Gate, limits: &Limits) -> Self {
+    pub fn new(gate: Gate, limits: &Limits, sequences: &SequenceValues) -> Self {
         let idle = Arc::<Mutex<Vec<Idle>>>::default();
         // The gate is part of what is kept, so it must not own it.
         let kept = Arc::downgrade(&idle);
@@ -90,6 +95,9 @@ impl Readers {
         Self {
             gate,
             permits: Arc::new(Semaphore::new(limits.readers)),
+            drafts: Arc::new(Semaphore::new(limits.drafts)),
+            sequences: sequences.clone(),
+            idle_drafts: Mutex::default(),
             idle,
             meters: Mutex::default(),
             closed: Notify::new(),
@@ -122,29 +130,103 @@ impl Readers {
     }
 
     fn connect(&self) -> Result<ReadConnection, ShardError> {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let meter = Meter::default();
-        {
-            let mut meters = lock(&self.meters);
-            if self.has_stopped() {
-                return Err(ShardError::Stopped("it was closed".to_owned()));
-            }
-            meters.push((number, meter.clone()));
-        }
-        self.connect_with(number, meter).map_err(|error| {
+        let (number, meter) = self.register()?;
+        let connected = self.gate.connect().and_then(|it| self.prepared(it, number, meter));
+        connected.map_err(|error| {
             self.is_closed(number);
             read_error(&error)
         })
     }
 
-    fn connect_with(&self, number: u64, meter: Meter) -> Result<ReadConnection, PagesError> {
-        let mut reader = self.gate.connect()?;
+    /// A number and a meter for one more connection.
+    fn register(&self) -> Result<(u64, Meter), ShardError> {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let meter = Meter::default();
+        let mut meters = lock(&self.meters);
+        if self.has_stopped() {
+            return Err(ShardError::Stopped("it was closed".to_owned()));
+        }
+        meters.push((number, meter.clone()));
+        Ok((number, meter))
+    }
+
+    fn prepared(
+        &self,
+        mut reader: Reader,
+        number: u64,
+        meter: Meter,
+    ) -> Result<ReadConnection, PagesError> {
         let failed =
             |source| PagesError::Sqlite { what: "prepare a connection for reading", source };
         meter.install(&mut reader.connection).map_err(failed)?;
-        let executor = Executor::new(reader.connection)
+        let executor = Executor::sharing(reader.connection, self.sequences.clone())
             .map_err(|error| PagesError::Broken(error.to_string()))?;
         Ok(ReadConnection { executor, ticket: reader.ticket, meter, number })
+    }
+
+    /// Leave for one more draft, if there are not too many.
+    pub fn draft_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.drafts).try_acquire_owned().ok()
+    }
+
+    /// A connection on which a draft has begun at this reading. Nothing if none can now.
+    pub fn sandbox(&self, reading: &Reading) -> Result<Option<ReadConnection>, ShardError> {
+        loop {
+            let idle = lock(&self.idle_drafts).pop();
+            let sandbox = match idle {
+                Some(sandbox) => sandbox,
+                None => match self.connect_sandbox(reading)? {
+                    Some(sandbox) => sandbox,
+                    None => return Ok(None),
+                },
+            };
+            let connection = sandbox.executor.connection();
+            match self.gate.begin_draft(connection, sandbox.ticket, reading) {
+                Ok(true) => return Ok(Some(sandbox)),
+                Ok(false) => {
+                    self.end_draft(sandbox);
+                    return Ok(None);
+                }
+                // The file was replaced.
+                Err(PagesError::Stale) => self.forget(sandbox),
+                Err(error) => {
+                    self.forget(sandbox);
+                    return Err(read_error(&error));
+                }
+            }
+        }
+    }
+
+    fn connect_sandbox(&self, reading: &Reading) -> Result<Option<ReadConnection>, ShardError> {
+        let (number, meter) = self.register()?;
+        let connected = self.gate.connect_draft(reading);
+        let connected = connected.and_then(|reader| {
+            reader.map(|reader| self.prepared(reader, number, meter)).transpose()
+        });
+        if !matches!(connected, Ok(Some(_))) {
+            self.is_closed(number);
+        }
+        connected.map_err(|error| read_error(&error))
+    }
+
+    /// Takes a draft back. Its connection is kept for others.
+    pub fn end_draft(&self, sandbox: ReadConnection) {
+        sandbox.meter.rest();
+        let connection = sandbox.executor.connection();
+        let ended = match connection.is_autocommit() {
+            true => Ok(()),
+            false => connection.prepare_cached("ROLLBACK").and_then(|mut it| it.execute([]).map(drop)),
+        };
+        if let Err(error) = &ended {
+            tracing::warn!(%error, "a draft did not end");
+        }
+        let mut idle = lock(&self.idle_drafts);
+        if ended.is_ok() && !self.has_stopped() {
+            idle.push(sandbox);
+        } else {
+            drop(idle);
+            self.forget(sandbox);
+        }
     }
 
     /// A connection with a snapshot of what is settled.
@@ -294,6 +376,8 @@ impl Readers {
         lock(&self.meters).iter().for_each(|(_, meter)| meter.evict());
         let idle = std::mem::take(&mut *lock(&self.idle));
         idle.into_iter().for_each(|idle| self.forget(idle.connection));
+        let drafts = std::mem::take(&mut *lock(&self.idle_drafts));
+        drafts.into_iter().for_each(|sandbox| self.forget(sandbox));
     }
 
     /// Returns when no connection is open any more, after [`Readers::stop`]. Snapshots

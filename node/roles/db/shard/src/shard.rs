@@ -15,9 +15,10 @@ use tokio::sync::{oneshot, watch};
 use crate::cancel::Cancel;
 use crate::config::{First, ShardConfig};
 use crate::core::Core;
+use crate::draft::{Draft, Steps};
 use crate::error::{HandOverError, ShardError};
 use crate::fresh::Fresh;
-use crate::interactive::WriteTransaction;
+use crate::interactive::{Handle, WriteTransaction};
 use crate::job::{self, Boxed, Job, JobKind, Verdict};
 use crate::machine::Machine;
 use crate::read::{ReadLevel, ReadTransaction, read_once};
@@ -244,6 +245,18 @@ impl Shard {
         deadline: Duration,
         cancel: &Cancel,
         length: impl FnOnce(&mut Executor) -> Length,
+        work: impl FnMut(&mut Executor) -> Verdict<R> + Send + 'static,
+    ) -> Result<(R, Token), ShardError> {
+        let until = Instant::now() + deadline;
+        self.write_until(until, cancel, false, length, work).await
+    }
+
+    async fn write_until<R: Send + 'static>(
+        &self,
+        until: Instant,
+        cancel: &Cancel,
+        ends_draft: bool,
+        length: impl FnOnce(&mut Executor) -> Length,
         mut work: impl FnMut(&mut Executor) -> Verdict<R> + Send + 'static,
     ) -> Result<(R, Token), ShardError> {
         let boxed = move |executor: &mut Executor| match work(executor) {
@@ -253,9 +266,9 @@ impl Shard {
         self.check_room()?;
         let (reply, answer) = oneshot::channel();
         let kind = JobKind::Write(Box::new(boxed), reply);
-        let until = Instant::now() + deadline;
         self.taken(until).await;
-        let (job, stage) = Job::new(until, cancel, kind);
+        let (mut job, stage) = Job::new(until, cancel, kind);
+        job.ends_draft = ends_draft;
         let core = &self.0.core;
         match Writer::take_free(core, |desk| desk.is_settled()) {
             Some((writer, epoch)) => writer.write_here(job, length, epoch),
@@ -263,6 +276,23 @@ impl Shard {
         }
         let (result, token) = job::wait(answer, stage, until, cancel.clone()).await?;
         Ok((unboxed(result), token))
+    }
+
+    /// Executes what was executed on a snapshot, as one write among others.
+    pub(crate) async fn commit_draft(
+        &self,
+        mut steps: Steps,
+        until: Instant,
+    ) -> Result<Token, ShardError> {
+        let is_short = steps.spent <= self.0.core.config.limits.inline;
+        let length = move |_: &mut Executor| if is_short { Length::Short } else { Length::Long };
+        let work = move |executor: &mut Executor| match steps.again(executor) {
+            Ok(()) => Verdict::Keep(Ok(())),
+            Err(error) => Verdict::Undo(Err(error)),
+        };
+        let written = self.write_until(until, &Cancel::new(), true, length, work).await;
+        let (kept, token) = written?;
+        kept.map(|()| token)
     }
 
     /// Begins an interactive transaction, once the writer is free; those who came
@@ -275,13 +305,48 @@ impl Shard {
         deadline: Duration,
         cancel: &Cancel,
     ) -> Result<WriteTransaction, ShardError> {
+        let handle = self.take_writer(Instant::now() + deadline, cancel).await?;
+        Ok(WriteTransaction::held(self, handle))
+    }
+
+    /// Begins an interactive transaction that is a draft, if there can be one now, and as
+    /// [`Shard::begin`] if not. Any number of them run beside each other; each waits for
+    /// the writer only when it is committed, and fails then with [`ShardError::Changed`]
+    /// if what it was told is not the same any more.
+    ///
+    /// # Errors
+    /// As [`Shard::begin`].
+    pub async fn begin_draft(
+        &self,
+        deadline: Duration,
+        cancel: &Cancel,
+    ) -> Result<WriteTransaction, ShardError> {
+        self.check_room()?;
+        match self.draft() {
+            Some(draft) => Ok(draft),
+            None => self.begin(deadline, cancel).await,
+        }
+    }
+
+    /// Begins a draft, if there can be one now: on the primary, when it is not handed over
+    /// and makes no checkpoint, and [`Limits::drafts`](crate::Limits::drafts) allows it. One
+    /// that only reads sees one snapshot and never waits.
+    pub fn draft(&self) -> Option<WriteTransaction> {
+        Draft::begin(&self.0.core).map(|draft| WriteTransaction::draft(self, draft))
+    }
+
+    /// Waits for the writer.
+    pub(crate) async fn take_writer(
+        &self,
+        until: Instant,
+        cancel: &Cancel,
+    ) -> Result<Handle, ShardError> {
         self.check_room()?;
         if let Some((writer, epoch)) = Writer::take_free(&self.0.core, |_| true) {
-            return writer.open_here(epoch).map(WriteTransaction::new);
+            return writer.open_here(epoch);
         }
         let (reply, answer) = oneshot::channel();
-        let handle = self.submit(deadline, cancel, JobKind::Begin(reply), answer).await?;
-        Ok(WriteTransaction::new(handle))
+        self.submit(until, cancel, JobKind::Begin(reply), answer).await
     }
 
     /// Executes what cannot be part of a transaction, such as VACUUM, while nothing
@@ -299,7 +364,8 @@ impl Shard {
         self.check_room()?;
         let (reply, answer) = oneshot::channel();
         let kind = JobKind::Alone(Box::new(boxed), reply);
-        let (result, token) = self.submit(deadline, cancel, kind, answer).await?;
+        let until = Instant::now() + deadline;
+        let (result, token) = self.submit(until, cancel, kind, answer).await?;
         Ok((unboxed(result), token))
     }
 
@@ -334,12 +400,11 @@ impl Shard {
 
     async fn submit<T>(
         &self,
-        deadline: Duration,
+        until: Instant,
         cancel: &Cancel,
         kind: JobKind,
         answer: oneshot::Receiver<job::Answer<T>>,
     ) -> Result<T, ShardError> {
-        let until = Instant::now() + deadline;
         self.taken(until).await;
         let (job, stage) = Job::new(until, cancel, kind);
         self.0.core.submit(job);

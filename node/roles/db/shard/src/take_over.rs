@@ -69,6 +69,8 @@ async fn take_over(core: Arc<Core>, group: Group, epoch: u64) {
     }
     let is_taking = core.desk().state == taking;
     if is_taking {
+        // All that was given before is in the file, or nowhere.
+        core.sequences.forget();
         core.set_state(CopyState::Primary { epoch });
     }
 }

@@ -113,6 +113,13 @@ fn next_job(core: &Core, desk: &mut Desk) -> Option<Next> {
     {
         return Some(Next::Execute(writer, job, epoch));
     }
+    // While the shard is handed over, open transactions may still end.
+    if let Some(epoch) = desk.may_end_draft(&core.config.limits)
+        && let Some(at) = desk.queue.iter().position(|job| job.ends_draft)
+        && let Some(job) = desk.queue.remove(at).and_then(Job::take)
+    {
+        return Some(Next::Execute(writer, job, epoch));
+    }
     desk.writer = Some(writer);
     None
 }
@@ -201,7 +208,7 @@ impl Writer {
         let failed =
             |source| PagesError::Sqlite { what: "prepare a connection for writing", source };
         self.core.meter.install(&mut writer.connection).map_err(failed)?;
-        let executor = Executor::new(writer.connection)
+        let executor = Executor::sharing(writer.connection, self.core.sequences.clone())
             .map_err(|error| PagesError::Broken(error.to_string()))?;
         self.connected =
             Some(Connected { executor, ticket: writer.ticket, history, is_installed: false });

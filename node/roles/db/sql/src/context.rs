@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rusqlite::types::Value;
+
 use crate::TimeZone;
+use crate::tape::Recorder;
 
 /// The session, the moment and the place that a statement runs in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -90,16 +93,29 @@ impl Context {
 
 /// The context of the statement that a connection runs now, for its functions.
 #[derive(Clone, Debug)]
-pub struct SharedContext(Arc<Mutex<Context>>);
+pub struct SharedContext {
+    context: Arc<Mutex<Context>>,
+    pub(crate) recorder: Recorder,
+}
 
 impl SharedContext {
     pub fn new(context: Context) -> Self {
-        Self(Arc::new(Mutex::new(context)))
+        Self { context: Arc::new(Mutex::new(context)), recorder: Recorder::default() }
     }
 
     /// Locked only for the time of one function; the connection runs one at a time.
     pub fn lock(&self) -> MutexGuard<'_, Context> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.context.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What differs from one execution to the next, such as the time: the same again, if
+    /// a tape is played.
+    pub(crate) fn fixed(&self, give: impl FnOnce() -> Value) -> Value {
+        self.recorder.next().unwrap_or_else(|| {
+            let value = give();
+            self.recorder.keep(&value);
+            value
+        })
     }
 
     /// Another statement begins.

@@ -24,7 +24,8 @@ use crate::analyze::Plan;
 use crate::context::{Context, SharedContext};
 use crate::result::{Complete, Description, Formats, Parameters, ResultColumn, RowSink};
 use crate::statement::{Body, CopyDirection, Kind, Statement};
-use crate::system::System;
+use crate::system::{SequenceValues, System};
+use crate::tape::Tape;
 use crate::{Catalog, PgType, SqlError, SqlState, TypeUse, catalog_store, functions, schema};
 use catalog_state::CatalogState;
 use guards::Noted;
@@ -54,13 +55,21 @@ impl Executor {
     ///
     /// # Errors
     /// What SQLite gives when it cannot be set up, such as for a lack of memory.
-    pub fn new(mut connection: Connection) -> Result<Self, SqlError> {
+    pub fn new(connection: Connection) -> Result<Self, SqlError> {
+        Self::sharing(connection, SequenceValues::default())
+    }
+
+    /// As [`Executor::new`], for one of several connections that write to a database.
+    ///
+    /// # Errors
+    /// As [`Executor::new`].
+    pub fn sharing(mut connection: Connection, given: SequenceValues) -> Result<Self, SqlError> {
         let context = SharedContext::new(Context::new("", ""));
         let noted = set_up(&connection, &context).map_err(|error| errors::plain(&error))?;
         let catalog_state =
             CatalogState::of(&mut connection).map_err(|error| errors::plain(&error))?;
         let system =
-            System::register(&connection, &context).map_err(|error| errors::plain(&error))?;
+            System::register(&connection, &context, given).map_err(|error| errors::plain(&error))?;
         Ok(Self {
             connection,
             system,
@@ -77,6 +86,20 @@ impl Executor {
     pub fn install(&mut self) -> Result<(), SqlError> {
         self.catalog_state.changes();
         catalog_store::install(&self.connection)
+    }
+
+    /// Executes something so that it can be executed once more with the same random
+    /// numbers, times and values of sequences, by [`Executor::playing`].
+    pub fn recording<R>(&mut self, work: impl FnOnce(&mut Executor) -> R) -> (R, Tape) {
+        let recording = self.context.recorder.record();
+        let result = work(self);
+        (result, recording.end())
+    }
+
+    /// Executes something with what it was given when it was recorded.
+    pub fn playing<R>(&mut self, tape: &Tape, work: impl FnOnce(&mut Executor) -> R) -> R {
+        let _playing = self.context.recorder.play(tape);
+        work(self)
     }
 
     pub fn connection(&self) -> &Connection {

@@ -27,6 +27,7 @@ mod schema;
 mod signature;
 mod statement;
 mod system;
+mod tape;
 mod values;
 
 pub use catalog::{
@@ -44,6 +45,8 @@ pub use statement::{
     Control, CopyCommand, CopyDirection, CopyFormat, CopyHeader, CopySource, Discard,
     FetchDirection, Isolation, Kind, SessionCommand, Statement, TransactionModes,
 };
+pub use system::SequenceValues;
+pub use tape::Tape;
 pub use values::{
     TimeZone, decode_binary, decode_text, encode_binary, encode_text, modifier_text,
     numeric_modifier,

@@ -352,6 +352,21 @@ impl Statement {
         *self.0.form.number.get_or_init(|| of(self.text()))
     }
 
+    /// Whether what it answers seldom depends on what others write at the same time, so
+    /// that it may be executed on a snapshot first and once more when its transaction
+    /// ends: it locks nothing, and of the rows that it changes it tells no more than their
+    /// number, but of those that it inserts.
+    pub fn may_be_drafted(&self) -> bool {
+        let Body::Statement(statement) = self.body() else { return false };
+        match &**statement {
+            ast::Statement::Query(query) => query.locks.is_empty(),
+            ast::Statement::Insert(insert) => insert.returning.is_none() || insert.on.is_none(),
+            ast::Statement::Update(update) => update.returning.is_none(),
+            ast::Statement::Delete(delete) => delete.returning.is_none(),
+            _ => false,
+        }
+    }
+
     pub fn kind(&self) -> &Kind {
         &self.0.form.kind
     }

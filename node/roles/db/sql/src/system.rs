@@ -23,6 +23,7 @@ use rusqlite::types::Value;
 
 pub(crate) use functions::{FUNCTIONS, TABLE_FUNCTIONS, name_shown, relation_oid};
 pub(crate) use relations::find;
+pub use sequences::SequenceValues;
 
 use crate::{Catalog, Context, SharedContext};
 use contents::Table;
@@ -58,6 +59,7 @@ fn schema_name(oid: i64) -> Value {
 #[derive(Clone, Debug)]
 pub(crate) struct System {
     state: Arc<Mutex<State>>,
+    given: SequenceValues,
     session: SharedContext,
 }
 
@@ -68,9 +70,6 @@ struct State {
     tables: HashMap<u32, Arc<Table>>,
     /// For whom they were made: database and user.
     made_for: Option<(Arc<str>, Arc<str>)>,
-    /// The last value that each sequence has given on this connection, by oid, also
-    /// where the transaction that took it was undone.
-    handed_out: HashMap<i64, i64>,
 }
 
 impl System {
@@ -79,8 +78,12 @@ impl System {
     ///
     /// # Errors
     /// What SQLite gives, such as for a lack of memory.
-    pub fn register(connection: &Connection, session: &SharedContext) -> rusqlite::Result<Self> {
-        let system = Self { state: Arc::default(), session: session.clone() };
+    pub fn register(
+        connection: &Connection,
+        session: &SharedContext,
+        given: SequenceValues,
+    ) -> rusqlite::Result<Self> {
+        let system = Self { state: Arc::default(), given, session: session.clone() };
         for relation in relations::all() {
             virtual_table::register(connection, &relation.relation, &system)?;
         }

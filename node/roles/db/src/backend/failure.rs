@@ -69,6 +69,13 @@ impl From<ShardError> for Failure {
             }
             ShardError::OutcomeUnknown => return Failure::Unknown(Box::new(outcome_unknown())),
             ShardError::Refused(error) => return Failure::Sql(error),
+            ShardError::Changed => {
+                let error = SqlError::new(SqlState::SERIALIZATION_FAILURE, message).hint(
+                    "the transaction might succeed if retried; with SET rung.optimistic = off it \
+                     keeps others from writing until it ends",
+                );
+                return Failure::Sql(Box::new(error));
+            }
             ShardError::Lost | ShardError::SnapshotTooOld => SqlState::SERIALIZATION_FAILURE,
             ShardError::Overloaded(_) => SqlState::INSUFFICIENT_RESOURCES,
             ShardError::TimedOut(_) | ShardError::Canceled => SqlState::QUERY_CANCELED,

@@ -1,15 +1,17 @@
 //! Operations on this node's copy of a shard.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rung_proto::NodeId;
 use rung_shard::{CopyState, ReadLevel, ReadTransaction, Shard, ShardError, Token, Verdict};
-use rung_shard::{Length, Turn, WriteTransaction};
+use rung_shard::{Length, Trial, Turn, WriteTransaction};
 use rung_sql::{Context, CopyIn, Executor, Kind, SqlError, SqlState};
 
 use super::{Answer, Bounds, Call, Failure, Level, Open, Operation};
 use crate::rows::{Rows, Spool};
+use crate::statistics::hash_of_normal_form;
 
 /// The transaction that a session has open.
 enum Transaction {
@@ -71,7 +73,7 @@ impl LocalSession {
             Operation::Write(call) => self.write(call, bounds).await,
             Operation::Alone(call) => self.alone(call, bounds).await,
             Operation::Run { call, open } => {
-                self.open(open, bounds).await?;
+                self.open(open, is_optimistic(&call) && may_be_drafted(&call), bounds).await?;
                 self.run(call, bounds).await
             }
             Operation::Savepoint(number) => {
@@ -89,7 +91,7 @@ impl LocalSession {
                 Ok(Answer::empty(&self.spool))
             }
             Operation::CopyIn { call, open } => {
-                self.open(open, bounds).await?;
+                self.open(open, false, bounds).await?;
                 self.copy_in(call, bounds).await
             }
             Operation::CopyData(data) => self.copy_data(data, bounds).await,
@@ -118,7 +120,7 @@ impl LocalSession {
             }
             Transaction::Writer(writer) => {
                 let work = move |executor: &mut Executor, _: &Turn| work(executor);
-                writer.run_short(left, cancel, |_| Length::Short, work).await?
+                writer.try_short(left, cancel, Trial::Forgotten, |_| Length::Short, work).await?
             }
         };
         let mut answer = Answer::empty(&self.spool);
@@ -176,12 +178,19 @@ impl LocalSession {
         with_token(answer, token)
     }
 
-    /// Opens what the next statement needs.
-    async fn open(&mut self, open: Open, bounds: &Bounds) -> Result<(), Failure> {
+    /// Opens what the next statement needs: a draft, if it is `drafted`.
+    async fn open(&mut self, open: Open, drafted: bool, bounds: &Bounds) -> Result<(), Failure> {
         let (left, cancel) = (bounds.left(), &bounds.cancel);
         match open {
             Open::Nothing if self.has_transaction() => Ok(()),
             Open::Nothing => Err(not_open()),
+            // Whoever reads at the primary may write later.
+            Open::Snapshot(Level::Primary)
+                if drafted && let Some(draft) = self.shard.draft() =>
+            {
+                self.transaction = Transaction::Writer(draft);
+                Ok(())
+            }
             Open::Snapshot(level) => {
                 let level = self.level(level)?;
                 let snapshot = self.shard.begin_read(level, left).await?;
@@ -189,24 +198,16 @@ impl LocalSession {
                 Ok(())
             }
             Open::Writer { savepoints, reads_uncommitted } => {
-                let seen = match &self.transaction {
-                    Transaction::Snapshot(snapshot) => Some(snapshot.token()),
-                    _ => None,
-                };
-                self.transaction = Transaction::None;
-                let mut writer = self.shard.begin(left, cancel).await?;
-                if let Some(seen) = seen {
-                    // Its answer comes when all that it sees is settled, and nobody
-                    // else has written since.
-                    writer.run_short(left, cancel, |_| Length::Short, |_, _| ()).await?;
-                    if !is_same_place(seen, self.shard.position()) {
-                        writer.rollback().await;
-                        return Err(Failure::sql(
-                            SqlState::SERIALIZATION_FAILURE,
-                            "could not serialize access due to concurrent update",
-                        ));
+                let mut writer = match std::mem::replace(&mut self.transaction, Transaction::None)
+                {
+                    Transaction::Snapshot(snapshot) => {
+                        self.writer_at(snapshot.token(), bounds).await?
                     }
-                }
+                    // It has read so far.
+                    Transaction::Writer(draft) => draft,
+                    Transaction::None if drafted => self.shard.begin_draft(left, cancel).await?,
+                    Transaction::None => self.shard.begin(left, cancel).await?,
+                };
                 if reads_uncommitted {
                     writer.read_uncommitted();
                 }
@@ -219,6 +220,20 @@ impl LocalSession {
         }
     }
 
+    /// The writer, if nothing was committed since a snapshot was taken.
+    async fn writer_at(&self, seen: Token, bounds: &Bounds) -> Result<WriteTransaction, Failure> {
+        let (left, cancel) = (bounds.left(), &bounds.cancel);
+        let mut writer = self.shard.begin(left, cancel).await?;
+        // Its answer comes when all that it sees is settled, and nobody else has written
+        // since.
+        writer.run_short(left, cancel, |_| Length::Short, |_, _| ()).await?;
+        if !is_same_place(seen, self.shard.position()) {
+            writer.rollback().await;
+            return Err(ShardError::Changed.into());
+        }
+        Ok(writer)
+    }
+
     async fn run(&mut self, call: Arc<Call>, bounds: &Bounds) -> Result<Answer, Failure> {
         let spool = self.spool.clone();
         if let Transaction::Snapshot(snapshot) = &mut self.transaction {
@@ -227,14 +242,14 @@ impl LocalSession {
         }
         let Transaction::Writer(writer) = &mut self.transaction else { return Err(not_open()) };
         let (left, cancel) = (bounds.left(), &bounds.cancel);
-        let length = length_of(&call);
+        let (length, trial) = (length_of(&call), trial_of(&call));
         let done = if matches!(call.statement.kind(), Kind::Read) {
-            writer.run_short(left, cancel, length, reading(call, spool)).await
+            writer.try_short(left, cancel, trial, length, reading(call, spool)).await
         } else {
             let work = move |executor: &mut Executor, _: &Turn| {
                 execute(executor, &call, Rows::new(&spool))
             };
-            writer.run_short(left, cancel, length, work).await
+            writer.try_short(left, cancel, trial, length, work).await
         };
         self.kept(done).await
     }
@@ -279,7 +294,9 @@ impl LocalSession {
         };
         let Transaction::Writer(writer) = &mut self.transaction else { return Err(not_open()) };
         let (left, cancel) = (bounds.left(), &bounds.cancel);
-        let done = writer.run_short(left, cancel, |_| Length::Short, work).await;
+        // Nobody else can change what it comes to.
+        let trial = Trial::Kept { key: 0, outcome };
+        let done = writer.try_short(left, cancel, trial, |_| Length::Short, work).await;
         self.kept(done).await
     }
 
@@ -360,8 +377,44 @@ fn reading(
     }
 }
 
+/// Statements with more to say than that are not executed twice.
+const MOST_DRAFTED: usize = 64 << 10;
+
+/// Whether a statement may be executed on a snapshot first, before its transaction has
+/// the writer.
+fn may_be_drafted(call: &Call) -> bool {
+    let values = call.parameters.values.iter().flatten().map(Bytes::len);
+    let is_large = call.statement.text().len() + values.sum::<usize>() > MOST_DRAFTED;
+    let kind = call.statement.kind();
+    !is_large
+        && (matches!(kind, Kind::Read)
+            || matches!(kind, Kind::Write) && call.statement.may_be_drafted())
+}
+
+/// Whether the session wants its transactions to hold the writer no earlier than they must.
+fn is_optimistic(call: &Call) -> bool {
+    // It has those that do not have their default.
+    !call.context.settings.contains_key("rung.optimistic")
+}
+
+fn trial_of(call: &Call) -> Trial<Executed> {
+    match may_be_drafted(call) {
+        true => Trial::Kept { key: call.statement.number(hash_of_normal_form), outcome },
+        false => Trial::Never,
+    }
+}
+
+/// What a statement must come to when it is executed once more: all that its client saw.
+fn outcome(executed: &Executed) -> Result<u64, SqlError> {
+    let answer = executed.as_ref().map_err(SqlError::clone)?;
+    let mut hasher = DefaultHasher::new();
+    answer.complete.tag.hash(&mut hasher);
+    answer.rows.hash(&mut hasher)?;
+    Ok(hasher.finish())
+}
+
 /// How long a statement can take.
-fn length_of(call: &Arc<Call>) -> impl FnOnce(&mut Executor) -> Length + use<> {
+fn length_of(call: &Arc<Call>) -> impl FnMut(&mut Executor) -> Length + use<> {
     let call = Arc::clone(call);
     move |executor| match call.statement.kind() {
         Kind::Read => Length::Interruptible,

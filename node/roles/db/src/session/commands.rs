@@ -77,8 +77,8 @@ impl Session {
             SessionCommand::LockTable { .. } => {
                 return Err(SqlError::not_supported(
                     "LOCK TABLE",
-                    "a transaction that writes has the database to itself; use SELECT ... FOR \
-                     UPDATE before you read what you will change",
+                    "use SELECT ... FOR UPDATE before you read what you will change: it keeps \
+                     others from writing",
                 ));
             }
         };

@@ -95,6 +95,7 @@ const KNOWN: &[Known] = &[
     known("quote_all_identifiers", "off", Form::Bool),
     known("random_page_cost", "4", Form::Number),
     known("row_security", "on", Form::Bool),
+    known("rung.optimistic", "on", Form::Bool),
     known("rung.read", "session", Form::ReadLevel),
     known("rung.role", "primary", Form::OneOf(&["primary", "replica"])),
     known("rung.token", "", Form::Text),

@@ -2,6 +2,7 @@
 
 mod archive;
 mod crashes;
+mod drafts;
 mod examples;
 mod group;
 mod workload;

@@ -97,7 +97,8 @@ impl Copying {
     }
 }
 
-fn content(connection: &rusqlite::Connection) -> Vec<String> {
+/// What a connection sees, in short.
+pub fn content(connection: &rusqlite::Connection) -> Vec<String> {
     let mut found = Vec::new();
     let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
     let mut select = connection.prepare(tables).expect("the schema");

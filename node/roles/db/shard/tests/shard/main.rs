@@ -2,6 +2,7 @@
 //! be cut.
 
 mod archive;
+mod drafts;
 mod interactive;
 mod limits;
 mod one_copy;

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rung_shard::{Cancel, Length, ReadLevel, Shard, ShardError, Token, Turn, Verdict};
-use rung_sql::Executor;
+use rung_shard::{
+    Cancel, Length, ReadLevel, Shard, ShardError, Token, Trial, Turn, Verdict,
+};
+use rung_sql::{Executor, SqlError, SqlState};
 use rusqlite::Connection;
 use tokio::time::sleep;
 
@@ -101,6 +103,7 @@ fn in_short(error: &ShardError) -> &'static str {
         ShardError::NotPrimary { .. } => "not primary",
         ShardError::Lost => "lost",
         ShardError::NoQuorum => "no quorum",
+        ShardError::Changed => "changed",
         ShardError::Overloaded(what) | ShardError::TimedOut(what) => what,
         ShardError::Canceled => "canceled",
         ShardError::DiskFull => "disk full",
@@ -108,6 +111,31 @@ fn in_short(error: &ShardError) -> &'static str {
         ShardError::Failed(_) => "failed",
         _ => "another reason",
     }
+}
+
+/// How a transaction of several statements is executed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Held,
+    HeldUncommitted,
+    /// On a snapshot first; its place must be the same when it is committed.
+    DraftOfPlace,
+    /// On a snapshot first, at whatever place it is committed.
+    DraftOfAny,
+}
+
+type Taken = Result<(Place, Vec<(Place, Id)>), SqlError>;
+
+fn of_place(taken: &Taken) -> Result<u64, SqlError> {
+    taken.as_ref().map(|(place, _)| *place as u64).map_err(SqlError::clone)
+}
+
+fn of_any_place(taken: &Taken) -> Result<u64, SqlError> {
+    of_place(taken).map(|_| 0)
+}
+
+fn sql(error: rusqlite::Error) -> SqlError {
+    SqlError::new(SqlState::INTERNAL, error.to_string())
 }
 
 /// One client, which is one session.
@@ -234,32 +262,53 @@ impl Client {
         deadline: Duration,
     ) -> Result<(Option<Place>, Token), ShardError> {
         let (began, cancel) = (Instant::now(), Cancel::new());
-        let failed = |error: rusqlite::Error| ShardError::Failed(error.to_string());
-        let mut transaction = shard.begin(deadline, &cancel).await?;
-        let reads_uncommitted = self.rng.random_bool(0.5);
-        if reads_uncommitted {
+        let failed = |error: SqlError| ShardError::Failed(error.message);
+        let way = match self.rng.random_range(0..4) {
+            0 => Way::Held,
+            1 => Way::HeldUncommitted,
+            2 => Way::DraftOfPlace,
+            _ => Way::DraftOfAny,
+        };
+        let mut transaction = match way {
+            Way::Held | Way::HeldUncommitted => shard.begin(deadline, &cancel).await?,
+            Way::DraftOfPlace | Way::DraftOfAny => shard.begin_draft(deadline, &cancel).await?,
+        };
+        if way == Way::HeldUncommitted {
             transaction.read_uncommitted();
         }
-        let first = move |executor: &mut Executor| {
+        // Executed twice, a draft may come to another place the second time.
+        let taken = Arc::new(AtomicI64::new(0));
+        let takes = Arc::clone(&taken);
+        let first = move |executor: &mut Executor, _: &Turn| {
             let connection = executor.connection();
-            Ok((take_place(connection, id)?, look(connection)?.places))
+            let place = take_place(connection, id).map_err(sql)?;
+            takes.store(place, Ordering::Relaxed);
+            Ok((place, look(connection).map_err(sql)?.places))
         };
-        let place = transaction.run(deadline, &cancel, first).await?;
-        let (place, places) = place.map_err(failed)?;
+        // Each is tried, whatever others have come to.
+        let key = id as u64;
+        let outcome = if way == Way::DraftOfAny { of_any_place } else { of_place };
+        let trial = Trial::Kept { key, outcome };
+        let place = transaction.try_short(deadline, &cancel, trial, |_| Length::Short, first);
+        let (place, places) = place.await?.map_err(failed)?;
         if places.last() != Some(&(place, id)) || places.len() as i64 != place {
             self.world.cluster.wrong(format!("{id} is not the last at its place {place}"));
         }
-        if !reads_uncommitted {
+        if way != Way::HeldUncommitted {
             let last = places.iter().rev().nth(1).map(|(_, id)| *id);
             self.saw(Kind::Peek { place: place - 1, last }, began);
         }
         for register in registers.iter().copied() {
             sleep(Duration::from_micros(self.rng.random_range(0..6_000))).await;
-            let next = move |executor: &mut Executor| append(executor.connection(), register, id);
-            let appended = match self.rng.random_bool(0.5) {
+            let next = move |executor: &mut Executor| {
+                append(executor.connection(), register, id).map_err(sql)
+            };
+            let appended = match self.rng.random_bool(0.7) {
                 true => {
                     let next = move |executor: &mut Executor, _: &Turn| next(executor);
-                    transaction.run_short(deadline, &cancel, |_| Length::Short, next).await?
+                    let outcome = |appended: &Result<(), SqlError>| appended.clone().map(|()| 0);
+                    let trial = Trial::Kept { key, outcome };
+                    transaction.try_short(deadline, &cancel, trial, |_| Length::Short, next).await?
                 }
                 false => transaction.run(deadline, &cancel, next).await?,
             };
@@ -268,7 +317,11 @@ impl Client {
         match self.rng.random_range(0..10) {
             0 => transaction.rollback().await,
             1 => drop(transaction),
-            _ => return transaction.commit(deadline).await.map(|token| (Some(place), token)),
+            _ => {
+                let token = transaction.commit(deadline).await?;
+                let last = taken.load(Ordering::Relaxed);
+                return Ok((Some(if way == Way::DraftOfAny { last } else { place }), token));
+            }
         }
         Err(ShardError::Canceled)
     }

@@ -33,6 +33,7 @@ pub enum Bug {
     SkipUndo,
     SkipLogSync,
     SkipCheckpointSync,
+    SkipValidation,
 }
 
 impl Bug {
@@ -41,6 +42,7 @@ impl Bug {
             Bug::None | Bug::SkipLogSync => {}
             Bug::AcknowledgeBeforeQuorum => faults.acknowledge_early = true,
             Bug::SkipUndo => faults.pages.skip_undo = true,
+            Bug::SkipValidation => faults.skip_validation = true,
             Bug::SkipCheckpointSync => faults.pages.skip_marker_sync = true,
         }
     }

@@ -105,3 +105,8 @@ fn a_log_that_is_not_synced_is_caught() {
 fn a_checkpoint_that_is_not_synced_is_caught() {
     caught(Bug::SkipCheckpointSync);
 }
+
+#[test]
+fn a_draft_that_is_kept_whatever_it_comes_to_is_caught() {
+    caught(Bug::SkipValidation);
+}

@@ -76,6 +76,11 @@ fn unexpected(expected: &str, value: ValueRef<'_>) -> SqlError {
 }
 
 impl<'a> Call<'a> {
+    /// See [`SharedContext::fixed`].
+    pub fn fixed(&self, give: impl FnOnce() -> Value) -> Outcome {
+        Ok(self.session.fixed(give))
+    }
+
     pub fn len(&self) -> usize {
         self.arguments.len()
     }

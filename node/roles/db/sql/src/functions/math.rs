@@ -135,7 +135,7 @@ pub(crate) const CALLS: &[Function] = &[
     ("rung_asinh", 1, Strict, |c| real(c.real(0)?.asinh())),
     ("rung_acosh", 1, Strict, |c| real(within(c, 1.0..=f64::INFINITY)?.acosh())),
     ("rung_atanh", 1, Strict, |c| real(within(c, -1.0..=1.0)?.atanh())),
-    ("rung_random", 0, Stable, |_| real(rand::random::<f64>())),
+    ("rung_random", 0, Stable, |c| c.fixed(|| Value::Real(rand::random()))),
     ("rung_float_width_bucket", 4, Strict, width_bucket),
 ];
 

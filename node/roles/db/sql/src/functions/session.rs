@@ -49,12 +49,11 @@ pub(crate) const FUNCTIONS: Lines = &[
 
 pub(crate) const CALLS: &[Function] = &[
     ("rung_now", 1, StrictStable, |c| {
-        let session = c.session();
-        int(match c.text(0)? {
-            "transaction" => session.transaction_time,
-            "statement" => session.statement_time,
-            _ => clock(),
-        })
+        match c.text(0)? {
+            "transaction" => int(c.session().transaction_time),
+            "statement" => int(c.session().statement_time),
+            _ => c.fixed(|| Value::Integer(clock())),
+        }
     }),
     ("rung_local_date", 0, Stable, |c| int(calendar::date_of_timestamp(local_now(c)))),
     ("rung_local_time", 0, Stable, |c| int(local_now(c).rem_euclid(MICROS_PER_DAY))),
@@ -84,11 +83,13 @@ pub(crate) const CALLS: &[Function] = &[
     ("rung_pg_typeof", 2, Stable, |c| int(c.pg_type(0)?.oid())),
     ("rung_current_setting", 2, StrictStable, current_setting),
     ("rung_set_config", 3, Stable, set_config),
-    ("rung_random_uuid", 0, Stable, |_| {
-        // Version 4, variant 1.
-        let random = rand::random::<u128>();
-        let versioned = random & !(0xF << 76) | 4 << 76;
-        text(uuid_text(versioned & !(3 << 62) | 2 << 62))
+    ("rung_random_uuid", 0, Stable, |c| {
+        c.fixed(|| {
+            // Version 4, variant 1.
+            let random = rand::random::<u128>();
+            let versioned = random & !(0xF << 76) | 4 << 76;
+            Value::Text(uuid_text(versioned & !(3 << 62) | 2 << 62))
+        })
     }),
     ("rung_num_nulls", -1, Stable, |c| int(nulls(c))),
     ("rung_num_nonnulls", -1, Stable, |c| int(c.len() as i64 - nulls(c))),

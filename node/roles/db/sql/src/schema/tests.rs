@@ -3,7 +3,7 @@ use rusqlite::Connection;
 use crate::catalog_store::{install, load_catalog};
 use crate::parse::parse;
 use crate::statement::Body;
-use crate::system::System;
+use crate::system::{SequenceValues, System};
 use crate::{Catalog, Context, SharedContext, SqlError, SqlState, functions};
 
 fn database() -> Connection {
@@ -11,7 +11,7 @@ fn database() -> Connection {
     connection.execute_batch("PRAGMA foreign_keys = ON").unwrap();
     let context = SharedContext::new(Context::new("u", "d"));
     functions::register(&connection, &context).unwrap();
-    System::register(&connection, &context).unwrap();
+    System::register(&connection, &context, SequenceValues::default()).unwrap();
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).unwrap();
     install(&connection).unwrap();
     connection

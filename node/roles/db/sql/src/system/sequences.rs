@@ -3,10 +3,14 @@
 //! The value of a sequence is a row of the database that the calling connection
 //! changes, so it replicates with what was made of it: no committed value is ever
 //! given again, whoever is primary next. It is undone with its transaction, so the
-//! connection that writes remembers besides what it has given, and goes on from there:
-//! as in PostgreSQL, what an undone transaction has taken is a gap. Calling back into
+//! connections that write remember together what they have given, and go on from there:
+//! as in PostgreSQL, what an undone transaction has taken is a gap, and two that run at
+//! the same time take different values. Calling back into
 //! the connection from a function is the one reason for `unsafe` here.
 #![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::functions::{Context as Call, FunctionFlags};
 use rusqlite::types::{Value, ValueRef};
@@ -19,6 +23,23 @@ use crate::{SqlError, SqlState};
 
 const NOT_YET_DEFINED: SqlState = SqlState("55000");
 const LIMIT_OF_SEQUENCE: SqlState = SqlState("2200H");
+
+/// The last value that each sequence has given, by oid, also where the transaction that
+/// took it was undone or has not ended. Shared by the connections that write one database.
+/// Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct SequenceValues(Arc<Mutex<HashMap<i64, i64>>>);
+
+impl SequenceValues {
+    /// What was given is in the database, or shall not count.
+    pub fn forget(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<i64, i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 pub(super) fn register(connection: &Connection, system: &System) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS;
@@ -38,7 +59,7 @@ pub(super) fn register(connection: &Connection, system: &System) -> rusqlite::Re
     })?;
     let own = system.clone();
     connection.create_scalar_function("rung_restarted", 1, flags, move |call| {
-        own.lock().handed_out.remove(&call.get(0)?);
+        own.given.lock().remove(&call.get(0)?);
         Ok(false)
     })?;
     let own = system.clone();
@@ -108,26 +129,60 @@ fn read(connection: &Connection, oid: i64) -> Result<State, SqlError> {
 }
 
 fn next(connection: &Connection, system: &System, sequence: &State) -> Result<i64, SqlError> {
-    let value = match last_given(system, sequence) {
-        None => sequence.last_value,
-        Some(last) => following(sequence, last)?,
+    let value = match system.session.recorder.next() {
+        Some(Value::Integer(value)) => {
+            given_before(connection, system, sequence, value)?;
+            value
+        }
+        _ => {
+            let value = given_anew(connection, system, sequence)?;
+            system.session.recorder.keep(&Value::Integer(value));
+            value
+        }
     };
-    write(connection, sequence, value, true)?;
-    system.lock().handed_out.insert(sequence.oid, value);
     remember(system, &sequence.name, value);
     Ok(value)
 }
 
-/// The last value that was given: by the database's own account, or by the connection's
-/// where that is further on.
-fn last_given(system: &System, sequence: &State) -> Option<i64> {
-    let stored = sequence.is_called.then_some(sequence.last_value);
-    // One that goes round gives its values again anyway.
-    let undone = system.lock().handed_out.get(&sequence.oid).copied().filter(|_| !sequence.cycle);
-    match (stored, undone) {
-        (Some(stored), Some(undone)) if sequence.increment > 0 => Some(stored.max(undone)),
-        (Some(stored), Some(undone)) => Some(stored.min(undone)),
-        (stored, undone) => stored.or(undone),
+fn given_anew(connection: &Connection, system: &System, sequence: &State) -> Result<i64, SqlError> {
+    if sequence.cycle {
+        // It goes by the database alone, which another transaction cannot see yet.
+        system.session.recorder.once()?;
+    }
+    let mut given = system.given.lock();
+    let value = match sequence.last_given(given.get(&sequence.oid).copied()) {
+        None => sequence.last_value,
+        Some(last) => following(sequence, last)?,
+    };
+    given.insert(sequence.oid, value);
+    drop(given);
+    write(connection, sequence, value, true)?;
+    Ok(value)
+}
+
+/// A value that the first execution was given. Others may have taken later ones since.
+fn given_before(
+    connection: &Connection,
+    system: &System,
+    sequence: &State,
+    value: i64,
+) -> Result<(), SqlError> {
+    let last = sequence.last_given(Some(value)).unwrap_or(value);
+    system.given.lock().entry(sequence.oid).or_insert(last);
+    write(connection, sequence, last, true)
+}
+
+impl State {
+    /// The last value that was given: by the database's own account, or by that of those
+    /// who write where it is further on.
+    fn last_given(&self, given: Option<i64>) -> Option<i64> {
+        let stored = self.is_called.then_some(self.last_value);
+        // One that goes round gives its values again anyway.
+        match (stored, given.filter(|_| !self.cycle)) {
+            (Some(stored), Some(given)) if self.increment > 0 => Some(stored.max(given)),
+            (Some(stored), Some(given)) => Some(stored.min(given)),
+            (stored, given) => stored.or(given),
+        }
     }
 }
 
@@ -172,10 +227,11 @@ fn set(
             ),
         ));
     }
+    system.session.recorder.once()?;
     write(connection, sequence, value, is_called)?;
     match is_called {
-        true => system.lock().handed_out.insert(sequence.oid, value),
-        false => system.lock().handed_out.remove(&sequence.oid),
+        true => system.given.lock().insert(sequence.oid, value),
+        false => system.given.lock().remove(&sequence.oid),
     };
     if is_called {
         remember(system, &sequence.name, value);
