@@ -393,8 +393,8 @@ fn may_be_drafted(call: &Call) -> bool {
 
 /// Whether the session wants its transactions to hold the writer no earlier than they must.
 fn is_optimistic(call: &Call) -> bool {
-    // It has those that do not have their default.
-    !call.context.settings.contains_key("rung.optimistic")
+    // It need not have those that have their default.
+    call.context.settings.get("rung.optimistic").is_none_or(|value| value == "on")
 }
 
 fn trial_of(call: &Call) -> Trial<Executed> {

@@ -3,6 +3,7 @@
 mod client;
 mod cluster;
 mod copy;
+mod drafts;
 mod extended;
 mod limits;
 mod links;

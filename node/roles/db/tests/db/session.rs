@@ -99,14 +99,27 @@ fn a_transaction_that_only_reads_refuses_writes() {
 
 #[test]
 fn a_repeatable_read_sees_one_snapshot_and_cannot_write_over_what_came_later() {
+    for optimistic in ["on", "off"] {
+        one_snapshot_to_the_end(optimistic);
+    }
+}
+
+fn one_snapshot_to_the_end(optimistic: &str) {
     let cluster = Cluster::single();
     let (mut one, mut other) = (cluster.client(), cluster.client());
-    one.run("CREATE TABLE t (a int)");
+    one.run(&format!("CREATE TABLE t (a int); SET rung.optimistic = {optimistic}"));
     one.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
     assert_eq!(one.value("SELECT count(*) FROM t"), "0");
     other.run("INSERT INTO t VALUES (1)");
     assert_eq!(one.value("SELECT count(*) FROM t"), "0");
-    assert_eq!(one.query("INSERT INTO t VALUES (2)").unwrap_err(), "40001");
+    match optimistic {
+        "on" => {
+            one.run("INSERT INTO t VALUES (2)");
+            assert_eq!(one.value("SELECT count(*) FROM t"), "1");
+            assert_eq!(one.query("COMMIT").unwrap_err(), "40001");
+        }
+        _ => assert_eq!(one.query("INSERT INTO t VALUES (2)").unwrap_err(), "40001"),
+    }
     one.run("ROLLBACK");
     one.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
     assert_eq!(one.value("SELECT count(*) FROM t"), "1");
