@@ -51,8 +51,6 @@ pub enum Open {
     /// a snapshot open that is no draft it is refused if anything was committed since.
     Writer {
         savepoints: usize,
-        /// Statements are answered before what they saw is on a quorum.
-        reads_uncommitted: bool,
     },
 }
 

@@ -57,6 +57,11 @@ impl Gate {
     }
 }
 
+/// Bytes of memory that a draft takes. What it has changed stays in memory.
+pub fn draft_bytes(connection: &Connection) -> u64 {
+    draft_vfs::cache_bytes(connection)
+}
+
 fn is_shown(connection: &Connection, snapshot: &SnapshotHandle) -> rusqlite::Result<bool> {
     match draft_vfs::show(connection, snapshot.header()) {
         Ok(()) => Ok(true),

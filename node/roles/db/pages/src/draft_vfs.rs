@@ -124,6 +124,16 @@ pub(crate) fn show(connection: &Connection, snapshot: &[u8; HEADER]) -> Result<(
     if code == ffi::SQLITE_OK { Ok(()) } else { Err(failed(code)) }
 }
 
+/// Bytes that the cache of a connection takes, with what a draft has changed.
+pub(crate) fn cache_bytes(connection: &Connection) -> u64 {
+    let (mut now, mut most) = (0, 0);
+    let what = ffi::SQLITE_DBSTATUS_CACHE_USED;
+    // SAFETY: the handle is of an open connection that this thread has borrowed; the out
+    // pointers are ours.
+    let code = unsafe { ffi::sqlite3_db_status(connection.handle(), what, &mut now, &mut most, 0) };
+    if code == ffi::SQLITE_OK { now.max(0) as u64 } else { u64::MAX }
+}
+
 fn frames_of(header: &[u8; HEADER]) -> u32 {
     u32::from_ne_bytes(header[FRAMES_AT..FRAMES_AT + 4].try_into().expect("four bytes"))
 }
@@ -362,11 +372,8 @@ hand_on! {
 }
 
 /// Of the main file and the `-wal`.
-static DATABASE: sqlite3_io_methods = sqlite3_io_methods {
-    xWrite: Some(refuse_write),
-    xTruncate: Some(refuse_truncate),
-    ..METHODS
-};
+static DATABASE: sqlite3_io_methods =
+    sqlite3_io_methods { xWrite: Some(refuse_write), xTruncate: Some(refuse_truncate), ..METHODS };
 
 /// Of what SQLite needs for sorting.
 static TEMPORARY: sqlite3_io_methods = METHODS;

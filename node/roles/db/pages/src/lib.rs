@@ -50,6 +50,7 @@ pub use apply::Outcome;
 pub use capture::{Captured, Parts};
 pub use checkpoint::Checkpoint;
 pub use disk::Disk;
+pub use draft::draft_bytes;
 pub use entry::{Entry, EntryError, MAX_PART_BYTES, MAX_PART_PAGES, MAX_PARTS, Part};
 pub use error::PagesError;
 pub use gate::{Gate, Reader, ReaderTicket, Reading};

@@ -35,6 +35,8 @@ impl Writer {
                     return;
                 }
             };
+            // All that sequences have given may be replaced.
+            core.sequences.forget();
             core.meter.begin(None, Some(until), cancel);
             let result = catch_unwind(AssertUnwindSafe(|| work(executor)));
             let stopped = core.meter.end();
@@ -53,7 +55,7 @@ impl Writer {
                 let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
             });
             let waiting = vec![Waiting { kept, answer }];
-            core.capture(&mut store, Commit { ticket: *ticket, epoch, is_patient: false, waiting })
+            core.capture(&mut store, Commit { ticket: *ticket, epoch, waiting })
         };
         if let Err(failed) = committed {
             self.take_back(failed);

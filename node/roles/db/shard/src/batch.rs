@@ -104,7 +104,7 @@ impl Writer {
 
     fn end_batch(&mut self, done: Vec<Done>, epoch: u64) {
         if done.iter().any(|one| one.kept) {
-            self.commit(epoch, false, waiting(done));
+            self.commit(epoch, waiting(done));
         } else {
             self.roll_back();
             self.core.answer_after_last(waiting(done));

@@ -104,6 +104,11 @@ pub struct Limits {
     pub transaction_statements: u64,
     /// How many transactions may be executed on snapshots before they are committed.
     pub drafts: usize,
+    /// How much memory such a transaction takes before it takes the writer, in bytes.
+    pub draft_bytes: u64,
+    /// After a conflict that may have been chance, such transactions take the writer for
+    /// the statement that had it for so long.
+    pub contention: Duration,
     /// How many statements such a transaction executes before it takes the writer.
     pub draft_statements: usize,
     /// How long open transactions are waited for when the shard is handed over.
@@ -137,7 +142,9 @@ impl Default for Limits {
             transaction_idle: Duration::from_secs(10),
             transaction_time: Duration::from_secs(60),
             transaction_statements: 1_000_000,
-            drafts: 64,
+            drafts: 128,
+            draft_bytes: 8 << 20,
+            contention: Duration::from_millis(250),
             draft_statements: 100,
             hand_over_patience: Duration::from_millis(100),
             readers: 64,

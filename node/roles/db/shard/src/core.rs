@@ -10,7 +10,7 @@ use rung_consensus::OwnCopy;
 use rung_pages::{Gate, Load, PageStore, PagesError, Position};
 use rung_proto::NodeId;
 use rung_sql::SequenceValues;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::archive::Hold;
 use crate::config::{Limits, ShardConfig};
@@ -18,7 +18,7 @@ use crate::contention::Contention;
 use crate::error::ShardError;
 use crate::in_flight::InFlight;
 use crate::job::{Answer, Job, JobKind};
-use crate::outbox::{Commit, Outbox};
+use crate::outbox::Outbox;
 use crate::readers::Readers;
 use crate::scrub::Scrubbed;
 use crate::status::{CopyState, Stop};
@@ -52,6 +52,8 @@ pub(crate) struct Core {
     pub readers: Arc<Readers>,
     pub outbox: Outbox,
     pub counts: Counts,
+    /// Rung when a checkpoint was made, or was blocked.
+    pub checkpointed: Notify,
     /// Transactions on snapshots that have not ended.
     pub drafts: AtomicUsize,
     contention: Mutex<Contention>,
@@ -204,19 +206,14 @@ impl Desk {
     }
 
     /// Whether what is committed now does best to wait for what is committed next.
-    pub fn defers(&self, commit: &Commit, limits: &Limits) -> bool {
-        self.is_log_busy(limits) || (commit.is_patient && !self.queue.is_empty())
-    }
-
-    fn is_log_busy(&self, limits: &Limits) -> bool {
+    pub fn is_log_busy(&self, limits: &Limits) -> bool {
         self.in_flight.len() >= limits.pipeline
     }
 
     /// When what was deferred must become an entry, if something was.
     pub fn due(&self, limits: &Limits) -> Option<Instant> {
         let deferred = self.in_flight.deferred()?;
-        let waits = deferred.is_patient || self.is_log_busy(limits);
-        Some(if waits { deferred.since + limits.defer } else { deferred.since })
+        Some(if self.is_log_busy(limits) { deferred.since + limits.defer } else { deferred.since })
     }
 
     /// Whether everything that was executed is settled.
@@ -278,8 +275,9 @@ impl Core {
             desk: Mutex::new(desk),
             outbox: Outbox::default(),
             counts: Counts::default(),
+            checkpointed: Notify::new(),
             drafts: AtomicUsize::new(0),
-            contention: Mutex::default(),
+            contention: Mutex::new(Contention::new(config.limits.contention)),
             sequences,
             keeps_room: AtomicBool::new(false),
             config,

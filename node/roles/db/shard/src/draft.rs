@@ -7,16 +7,21 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rung_pages::draft_bytes;
 use rung_sql::{Executor, SqlError, Tape};
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 use crate::cancel::Cancel;
-use crate::core::Core;
+use crate::core::{CheckpointNeed, Core};
 use crate::error::ShardError;
 use crate::read::{Attempt, Holder, elsewhere};
 use crate::readers::ReadConnection;
 use crate::token::Token;
 use crate::turn::{Length, Stopped, Turn};
+
+/// For so long a draft waits for a checkpoint.
+const CHECKPOINT: Duration = Duration::from_secs(1);
 
 /// Whether a part of a transaction may be executed on a snapshot first.
 pub enum Trial<R> {
@@ -88,6 +93,8 @@ pub(crate) struct Draft {
     snapshot: Snapshot,
     position: Token,
     has_changed: bool,
+    /// It has changed more than it shall keep in memory.
+    is_large: bool,
     steps: Steps,
 }
 
@@ -107,12 +114,14 @@ impl Drop for Snapshot {
 }
 
 impl Draft {
-    /// A draft, if there can be one now: on the primary, while it is not handed over and
-    /// there are not too many.
+    /// A draft, if there can be one now: on the primary, while it makes no checkpoint and
+    /// is not handed over, and there are not too many.
     pub fn begin(core: &Arc<Core>) -> Option<Self> {
         let epoch = {
             let desk = core.desk();
-            desk.epoch().filter(|epoch| desk.paused.is_none() && desk.may_go_on(*epoch))?
+            // A checkpoint waits for snapshots, so none begins before it.
+            let waits = desk.paused.is_some() || desk.checkpoint != CheckpointNeed::No;
+            desk.epoch().filter(|epoch| !waits && desk.may_go_on(*epoch))?
         };
         let open = Open::new(core);
         let held = match core.readers.begin_draft() {
@@ -129,7 +138,31 @@ impl Draft {
         let (steps, spent) = (Vec::new(), Duration::ZERO);
         let steps = Steps { steps, spent, core: Arc::clone(core), _open: open };
         let snapshot = Snapshot { core: Arc::clone(core), holder };
-        Some(Self { core: Arc::clone(core), epoch, snapshot, position, has_changed: false, steps })
+        Some(Self {
+            core: Arc::clone(core),
+            epoch,
+            snapshot,
+            position,
+            has_changed: false,
+            is_large: false,
+            steps,
+        })
+    }
+
+    /// As [`Draft::begin`], after the checkpoint that is to be made, if it is soon.
+    pub async fn begin_after_checkpoint(core: &Arc<Core>, until: Instant) -> Option<Self> {
+        let until = until.min(Instant::now() + CHECKPOINT);
+        loop {
+            let mut made = std::pin::pin!(core.checkpointed.notified());
+            made.as_mut().enable();
+            let draft = Self::begin(core);
+            let is_due = || core.desk().checkpoint != CheckpointNeed::No;
+            if draft.is_some() || !is_due() {
+                return draft;
+            }
+            // If it takes longer, the writer is waited for, which comes after it too.
+            timeout_at(until.into(), made).await.ok()?;
+        }
     }
 
     /// Whether a part may be executed here.
@@ -139,6 +172,7 @@ impl Draft {
             Trial::Forgotten => true,
             Trial::Kept { key, .. } => {
                 self.steps.steps.len() < self.core.config.limits.draft_statements
+                    && !(self.is_large && self.has_changed)
                     && !self.core.contention().has(*key, Instant::now())
             }
         }
@@ -170,7 +204,9 @@ impl Draft {
             };
             let changes = sandbox.executor.connection().total_changes();
             let tried = execute(sandbox, budget, until, cancel, work);
-            self.has_changed |= sandbox.executor.connection().total_changes() != changes;
+            let connection = sandbox.executor.connection();
+            self.has_changed |= connection.total_changes() != changes;
+            self.is_large = draft_bytes(connection) > self.core.config.limits.draft_bytes;
             tried
         });
         self.steps.spent += began.elapsed();
@@ -194,9 +230,8 @@ impl Draft {
         let (reply, answer) = oneshot::channel();
         let (holder, cancels) = (Arc::clone(&self.snapshot.holder), cancel.clone());
         self.core.readers.spawn(Box::new(move || {
-            let tried = with_sandbox(&holder, |sandbox| {
-                execute(sandbox, None, until, &cancels, &mut work)
-            });
+            let tried =
+                with_sandbox(&holder, |sandbox| execute(sandbox, None, until, &cancels, &mut work));
             // Whoever asked may have gone.
             let _ = reply.send(tried.map(|tried| Attempt::Done((tried, work))));
         }))?;

@@ -52,7 +52,6 @@ impl<A> InFlight<A> {
         match &mut self.deferred {
             Some(deferred) => {
                 (deferred.ticket, deferred.epoch) = (new.ticket, new.epoch);
-                deferred.is_patient &= new.is_patient;
                 deferred.waiting.extend(new.waiting);
             }
             none => *none = Some(new),
@@ -81,7 +80,6 @@ impl<A> InFlight<A> {
     pub fn attach(&mut self, waiting: Vec<A>) -> Result<(), Vec<A>> {
         match (&mut self.deferred, self.batches.back_mut()) {
             (Some(deferred), _) => {
-                deferred.is_patient = false;
                 deferred.waiting.extend(waiting);
             }
             (None, Some(last)) => last.waiting.extend(waiting),

@@ -47,8 +47,7 @@ impl Drop for Handle {
 ///
 /// One that [`Shard::begin`] has begun holds the shard's writer: everybody else who writes
 /// waits for its end. It sees what was committed before it, be it on a quorum or not; but
-/// no result of it leaves before what it saw is, unless it [reads
-/// uncommitted](WriteTransaction::read_uncommitted).
+/// no result of it leaves before what it saw is.
 ///
 /// One that [`Shard::begin_draft`] has begun is a draft first: it sees a snapshot of what
 /// is on a quorum, and what it has changed itself. It takes the writer when it is
@@ -57,7 +56,6 @@ impl Drop for Handle {
 pub struct WriteTransaction {
     shard: Shard,
     state: State,
-    reads_uncommitted: bool,
 }
 
 enum State {
@@ -68,18 +66,11 @@ enum State {
 
 impl WriteTransaction {
     pub(crate) fn held(shard: &Shard, handle: Handle) -> Self {
-        Self { shard: shard.clone(), state: State::Held(handle), reads_uncommitted: false }
+        Self { shard: shard.clone(), state: State::Held(handle) }
     }
 
     pub(crate) fn draft(shard: &Shard, draft: Draft) -> Self {
-        Self { shard: shard.clone(), state: State::Draft(draft), reads_uncommitted: false }
-    }
-
-    /// From now on its statements are answered at once, also on what is on no quorum
-    /// yet. If that is lost, so is this transaction. Its commit is answered as that of
-    /// any other.
-    pub fn read_uncommitted(&mut self) {
-        self.reads_uncommitted = true;
+        Self { shard: shard.clone(), state: State::Draft(draft) }
     }
 
     /// Executes a part of the transaction on the writer's thread. Savepoints are
@@ -95,8 +86,7 @@ impl WriteTransaction {
         work: impl FnOnce(&mut Executor) -> R + Send + 'static,
     ) -> Result<R, ShardError> {
         let until = Instant::now() + deadline;
-        let reads_uncommitted = self.reads_uncommitted;
-        self.hold(until, cancel).await?.run(until, cancel, work, reads_uncommitted).await
+        self.hold(until, cancel).await?.run(until, cancel, work).await
     }
 
     /// Executes a part on the calling thread if `length` says that it is short, and as
@@ -142,9 +132,8 @@ impl WriteTransaction {
                 return Ok(result);
             }
         }
-        let reads_uncommitted = self.reads_uncommitted;
         let handle = self.hold(until, cancel).await?;
-        handle.run_short(until, cancel, length, work, reads_uncommitted).await
+        handle.run_short(until, cancel, length, work).await
     }
 
     /// Takes the writer, if the transaction does not have it, and does with it what was
@@ -173,7 +162,7 @@ impl WriteTransaction {
         let mut handle = self.shard.take_writer(until, cancel).await?;
         if !steps.is_empty() {
             let work = move |executor: &mut Executor| steps.again(executor);
-            handle.run(until, cancel, work, self.reads_uncommitted).await??;
+            handle.run(until, cancel, work).await??;
         }
         Ok(handle)
     }
@@ -189,7 +178,7 @@ impl WriteTransaction {
             // It has seen one snapshot.
             State::Draft(draft) if draft.only_reads() => Ok(draft.position()),
             State::Draft(draft) => self.shard.commit_draft(draft.into_steps()?, until).await,
-            State::Held(handle) => handle.commit(until, self.reads_uncommitted).await,
+            State::Held(handle) => handle.commit(until).await,
             State::Over(error) => Err(error),
         }
     }
@@ -213,11 +202,10 @@ impl Handle {
         until: Instant,
         cancel: &Cancel,
         work: impl FnOnce(&mut Executor) -> R + Send + 'static,
-        reads_uncommitted: bool,
     ) -> Result<R, ShardError> {
         let (reply, answer) = oneshot::channel();
         let work: Once = Box::new(move |executor| Box::new(work(executor)));
-        let part = Part { work, until, cancel: cancel.clone(), reads_uncommitted, reply };
+        let part = Part { work, until, cancel: cancel.clone(), reply };
         self.step(Step::Run(part))?;
         let result = self.wait(answer, until, cancel.clone()).await?;
         Ok(*result.downcast::<R>().expect("the result is of the work's own type"))
@@ -230,26 +218,25 @@ impl Handle {
         cancel: &Cancel,
         length: impl FnMut(&mut Executor) -> Length,
         mut work: impl FnMut(&mut Executor, &Turn) -> R + Send + 'static,
-        reads_uncommitted: bool,
     ) -> Result<R, ShardError> {
         let Some(result) = self.run_here(until, cancel, length, &mut work)? else {
             let work = move |executor: &mut Executor| work(executor, &Turn::new(true));
-            return self.run(until, cancel, work, reads_uncommitted).await;
+            return self.run(until, cancel, work).await;
         };
-        if !reads_uncommitted && let Some(settled) = until_settled(&self.core) {
+        if let Some(settled) = until_settled(&self.core) {
             self.wait(settled, until, cancel.clone()).await?;
         }
         result
     }
 
-    async fn commit(self, until: Instant, reads_uncommitted: bool) -> Result<Token, ShardError> {
+    async fn commit(self, until: Instant) -> Result<Token, ShardError> {
         let (reply, answer) = oneshot::channel();
         match self.take_short() {
             Some((mut writer, epoch)) => {
-                writer.commit_transaction(epoch, reads_uncommitted, reply);
+                writer.commit_transaction(epoch, reply);
                 writer.end(ShardError::Lost);
             }
-            None => self.step(Step::Commit(reply, reads_uncommitted))?,
+            None => self.step(Step::Commit(reply))?,
         }
         self.wait(answer, until, Cancel::new()).await
     }

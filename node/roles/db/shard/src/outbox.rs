@@ -32,8 +32,6 @@ pub(crate) struct Deferred<A> {
     pub ticket: WriterTicket,
     pub epoch: u64,
     pub since: Instant,
-    /// It waits for others though the log is not busy.
-    pub is_patient: bool,
     pub waiting: Vec<A>,
 }
 
@@ -41,15 +39,12 @@ pub(crate) struct Deferred<A> {
 pub(crate) struct Commit {
     pub ticket: WriterTicket,
     pub epoch: u64,
-    /// Nobody else waits for it to be settled but who has committed it, so it may wait
-    /// for the commits of those who wait for the writer.
-    pub is_patient: bool,
     pub waiting: Vec<Waiting>,
 }
 
 impl From<Commit> for Deferred<Waiting> {
-    fn from(Commit { ticket, epoch, is_patient, waiting }: Commit) -> Self {
-        Self { ticket, epoch, since: Instant::now(), is_patient, waiting }
+    fn from(Commit { ticket, epoch, waiting }: Commit) -> Self {
+        Self { ticket, epoch, since: Instant::now(), waiting }
     }
 }
 
@@ -87,7 +82,7 @@ impl Core {
     /// Something was committed in the file: it becomes an entry now, or with what is
     /// committed next.
     pub fn committed(&self, store: &mut PageStore, commit: Commit) -> Result<(), NotCaptured> {
-        if !self.desk().defers(&commit, &self.config.limits) {
+        if !self.desk().is_log_busy(&self.config.limits) {
             return self.capture(store, commit);
         }
         match store.defer() {
@@ -107,7 +102,7 @@ impl Core {
 
     /// All that was committed and is no entry yet becomes one.
     pub fn capture(&self, store: &mut PageStore, commit: Commit) -> Result<(), NotCaptured> {
-        let Commit { ticket, epoch, mut waiting, .. } = commit;
+        let Commit { ticket, epoch, mut waiting } = commit;
         match store.capture(ticket, epoch) {
             Ok(Some(captured)) => {
                 self.note_load(&store.load());
@@ -141,7 +136,7 @@ impl Core {
     pub fn capture_deferred(&self, store: &mut PageStore) {
         let of = self.desk().in_flight.deferred().map(|it| (it.ticket, it.epoch));
         let Some((ticket, epoch)) = of else { return };
-        let none = Commit { ticket, epoch, is_patient: false, waiting: Vec::new() };
+        let none = Commit { ticket, epoch, waiting: Vec::new() };
         if let Err(failed) = self.capture(store, none) {
             self.desk().undo = true;
             self.bell.notify_all();

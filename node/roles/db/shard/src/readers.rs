@@ -215,7 +215,9 @@ impl Readers {
         let connection = sandbox.executor.connection();
         let ended = match connection.is_autocommit() {
             true => Ok(()),
-            false => connection.prepare_cached("ROLLBACK").and_then(|mut it| it.execute([]).map(drop)),
+            false => {
+                connection.prepare_cached("ROLLBACK").and_then(|mut it| it.execute([]).map(drop))
+            }
         };
         if let Err(error) = &ended {
             tracing::warn!(%error, "a draft did not end");

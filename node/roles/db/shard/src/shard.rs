@@ -322,9 +322,13 @@ impl Shard {
         cancel: &Cancel,
     ) -> Result<WriteTransaction, ShardError> {
         self.check_room()?;
-        match self.draft() {
-            Some(draft) => Ok(draft),
-            None => self.begin(deadline, cancel).await,
+        let until = Instant::now() + deadline;
+        match Draft::begin_after_checkpoint(&self.0.core, until).await {
+            Some(draft) => Ok(WriteTransaction::draft(self, draft)),
+            None => {
+                let handle = self.take_writer(until, cancel).await?;
+                Ok(WriteTransaction::held(self, handle))
+            }
         }
     }
 

@@ -19,8 +19,7 @@ use crate::writer::Writer;
 /// What the writer's thread is asked to do next in the open transaction.
 pub(crate) enum Step {
     Run(Part),
-    /// Its reply; whether it reads uncommitted.
-    Commit(Reply<Token>, bool),
+    Commit(Reply<Token>),
     Rollback(Reply<()>),
 }
 
@@ -29,8 +28,6 @@ pub(crate) struct Part {
     pub work: Once,
     pub until: Instant,
     pub cancel: Cancel,
-    /// It is answered before what it saw is settled.
-    pub reads_uncommitted: bool,
     pub reply: Reply<Boxed>,
 }
 
@@ -206,11 +203,11 @@ impl Writer {
                 let _ = reply.send(rolled_back.map_err(|error| sqlite_error(&error)));
                 self.end(ShardError::Lost);
             }
-            Step::Commit(reply, reads_uncommitted) => {
-                self.commit_transaction(epoch, reads_uncommitted, reply);
+            Step::Commit(reply) => {
+                self.commit_transaction(epoch, reply);
                 self.end(ShardError::Lost);
             }
-            Step::Run(Part { work, until, cancel, reads_uncommitted, reply }) => {
+            Step::Run(Part { work, until, cancel, reply }) => {
                 let core = Arc::clone(&self.core);
                 let began = Instant::now();
                 let result = self.run_step(work, until, cancel);
@@ -220,10 +217,6 @@ impl Writer {
                 }
                 // The client may go on with the writer once it is answered. Whoever asked
                 // may have gone.
-                if reads_uncommitted {
-                    let _ = reply.send(result);
-                    return;
-                }
                 let answer = Box::new(move |settled: Answer<Token>| {
                     let _ = reply.send(settled.and(result));
                 });
@@ -255,9 +248,7 @@ impl Writer {
         }
     }
 
-    /// Those who read uncommitted do not wait for each other, so their commits may wait
-    /// for more.
-    pub fn commit_transaction(&mut self, epoch: u64, reads_uncommitted: bool, reply: Reply<Token>) {
+    pub fn commit_transaction(&mut self, epoch: u64, reply: Reply<Token>) {
         let violation = self.connected().executor.deferred_violation();
         let refused = violation.map(|violation| ShardError::Refused(Box::new(violation)));
         let kept = refused.is_none();
@@ -266,7 +257,7 @@ impl Writer {
             let _ = reply.send(settled.and_then(|token| refused.map_or(Ok(token), Err)));
         });
         if kept {
-            self.commit(epoch, reads_uncommitted, vec![Waiting { kept, answer }]);
+            self.commit(epoch, vec![Waiting { kept, answer }]);
         } else {
             // What it says was read from what may not be settled.
             self.core.answer_after_last(vec![Waiting { kept, answer }]);

@@ -226,7 +226,7 @@ impl Writer {
         match connected.executor.install() {
             Ok(()) => {
                 connected.is_installed = true;
-                self.commit(epoch, false, Vec::new());
+                self.commit(epoch, Vec::new());
                 // If it could not become an entry, it was taken back.
                 if self.is_connected() { Ok(()) } else { Err(ShardError::Lost) }
             }
@@ -247,8 +247,8 @@ impl Writer {
     }
 
     /// Commits the open transaction, which becomes an entry; `waiting` are answered
-    /// when that is settled. See [`Commit::is_patient`].
-    pub fn commit(&mut self, epoch: u64, is_patient: bool, waiting: Vec<Waiting>) {
+    /// when that is settled.
+    pub fn commit(&mut self, epoch: u64, waiting: Vec<Waiting>) {
         let core = Arc::clone(&self.core);
         let Connected { executor, ticket, .. } = self.connected();
         let committed = {
@@ -262,7 +262,7 @@ impl Writer {
                 connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
             match committed {
                 Ok(_) => {
-                    let commit = Commit { ticket: *ticket, epoch, is_patient, waiting };
+                    let commit = Commit { ticket: *ticket, epoch, waiting };
                     Ok(core.committed(&mut store, commit))
                 }
                 Err(error) => Err((error, waiting)),
@@ -364,6 +364,7 @@ impl Writer {
         }
         drop(store);
         core.desk().checkpoint = next;
+        core.checkpointed.notify_waiters();
         next != CheckpointNeed::No
     }
 }

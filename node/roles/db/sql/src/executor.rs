@@ -68,8 +68,8 @@ impl Executor {
         let noted = set_up(&connection, &context).map_err(|error| errors::plain(&error))?;
         let catalog_state =
             CatalogState::of(&mut connection).map_err(|error| errors::plain(&error))?;
-        let system =
-            System::register(&connection, &context, given).map_err(|error| errors::plain(&error))?;
+        let system = System::register(&connection, &context, given)
+            .map_err(|error| errors::plain(&error))?;
         Ok(Self {
             connection,
             system,

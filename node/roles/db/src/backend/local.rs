@@ -185,9 +185,7 @@ impl LocalSession {
             Open::Nothing if self.has_transaction() => Ok(()),
             Open::Nothing => Err(not_open()),
             // Whoever reads at the primary may write later.
-            Open::Snapshot(Level::Primary)
-                if drafted && let Some(draft) = self.shard.draft() =>
-            {
+            Open::Snapshot(Level::Primary) if drafted && let Some(draft) = self.shard.draft() => {
                 self.transaction = Transaction::Writer(draft);
                 Ok(())
             }
@@ -197,9 +195,8 @@ impl LocalSession {
                 self.transaction = Transaction::Snapshot(snapshot);
                 Ok(())
             }
-            Open::Writer { savepoints, reads_uncommitted } => {
-                let mut writer = match std::mem::replace(&mut self.transaction, Transaction::None)
-                {
+            Open::Writer { savepoints } => {
+                let writer = match std::mem::replace(&mut self.transaction, Transaction::None) {
                     Transaction::Snapshot(snapshot) => {
                         self.writer_at(snapshot.token(), bounds).await?
                     }
@@ -208,9 +205,6 @@ impl LocalSession {
                     Transaction::None if drafted => self.shard.begin_draft(left, cancel).await?,
                     Transaction::None => self.shard.begin(left, cancel).await?,
                 };
-                if reads_uncommitted {
-                    writer.read_uncommitted();
-                }
                 self.transaction = Transaction::Writer(writer);
                 for number in 0..savepoints {
                     self.control(format!("SAVEPOINT rung_client_{number}"), bounds).await?;
@@ -378,7 +372,7 @@ fn reading(
 }
 
 /// Statements with more to say than that are not executed twice.
-const MOST_DRAFTED: usize = 64 << 10;
+const MOST_DRAFTED: usize = 16 << 10;
 
 /// Whether a statement may be executed on a snapshot first, before its transaction has
 /// the writer.

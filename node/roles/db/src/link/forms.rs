@@ -209,15 +209,8 @@ fn level(form: LevelForm, token: Option<&str>) -> Option<Level> {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum OpenForm {
     Nothing,
-    Snapshot {
-        level: LevelForm,
-        token: Option<String>,
-    },
-    Writer {
-        savepoints: u32,
-        #[serde(default)]
-        reads_uncommitted: bool,
-    },
+    Snapshot { level: LevelForm, token: Option<String> },
+    Writer { savepoints: u32 },
 }
 
 impl From<Open> for OpenForm {
@@ -228,9 +221,7 @@ impl From<Open> for OpenForm {
                 let (level, token) = level_form(level);
                 OpenForm::Snapshot { level, token }
             }
-            Open::Writer { savepoints, reads_uncommitted } => {
-                OpenForm::Writer { savepoints: savepoints as u32, reads_uncommitted }
-            }
+            Open::Writer { savepoints } => OpenForm::Writer { savepoints: savepoints as u32 },
         }
     }
 }
@@ -241,9 +232,7 @@ fn open(form: &OpenForm) -> Option<Open> {
         OpenForm::Snapshot { level: form, token } => {
             Open::Snapshot(level(*form, token.as_deref())?)
         }
-        OpenForm::Writer { savepoints, reads_uncommitted } => {
-            Open::Writer { savepoints: *savepoints as usize, reads_uncommitted: *reads_uncommitted }
-        }
+        OpenForm::Writer { savepoints } => Open::Writer { savepoints: *savepoints as usize },
     })
 }
 

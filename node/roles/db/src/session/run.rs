@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rung_sql::{
-    CopyCommand, CopyDirection, CopyFormat, Description, Isolation, Kind, SqlError, SqlState,
-    Statement,
+    CopyCommand, CopyDirection, CopyFormat, Description, Kind, SqlError, SqlState, Statement,
 };
 
 use super::control::failed;
@@ -193,9 +192,7 @@ impl Session {
             Opened::Writer => Open::Nothing,
             Opened::Nothing | Opened::Snapshot => {
                 let savepoints = self.transaction.savepoints();
-                let isolation = self.transaction.isolation;
-                let reads_uncommitted = isolation == Isolation::ReadUncommitted;
-                Open::Writer { savepoints, reads_uncommitted }
+                Open::Writer { savepoints }
             }
         }
     }

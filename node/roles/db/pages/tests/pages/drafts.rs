@@ -1,10 +1,10 @@
 //! Drafts: transactions that nobody else sees and nothing is left of.
 
+use crate::group::{Group, assert_sound, read};
+use crate::workload::{content, statement};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rung_pages::{Checkpoint, Gate, Options, Reader, Reading};
-use crate::group::{Group, assert_sound, read};
-use crate::workload::{content, statement};
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 const ALL: &str = "SELECT group_concat(id || ':' || v) FROM (SELECT * FROM t ORDER BY id)";
@@ -80,8 +80,10 @@ fn what_it_changes_stays_in_its_memory_however_much_it_is() {
     let gate = group.store(0).gate();
     let draft = Draft::begin(&gate);
     let before = group.fingerprint(0);
-    draft.run("WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 50000)
-               INSERT INTO t SELECT i, hex(randomblob(100)) FROM s");
+    draft.run(
+        "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 50000)
+               INSERT INTO t SELECT i, hex(randomblob(100)) FROM s",
+    );
     draft.run("SAVEPOINT a; DELETE FROM t WHERE id > 10; ROLLBACK TO a; RELEASE a");
     assert_eq!(draft.get::<i64>("SELECT count(*) FROM t"), 50_000);
     group.run(&primary, "INSERT INTO t VALUES (1, 'committed meanwhile')");

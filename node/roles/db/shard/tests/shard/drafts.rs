@@ -57,7 +57,9 @@ async fn run_as(
 }
 
 async fn with_table(copies: u64) -> (Cluster, u64, Shard) {
-    let cluster = Cluster::start(copies).await;
+    // Longer than a test takes.
+    let cluster = Cluster::start_with(copies, |config| config.limits.contention = 4 * PATIENCE);
+    let cluster = cluster.await;
     let (node, shard) = cluster.primary().await;
     write(&shard, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)").await.unwrap();
     write(&shard, "INSERT INTO t VALUES (1, 10), (2, 20)").await.unwrap();
@@ -78,6 +80,35 @@ async fn drafts_run_beside_each_other_and_nobody_waits_for_them() {
     assert_eq!(read(&shard, ReadLevel::Session(token), SUM).await, Ok(132));
     first.commit(PATIENCE).await.unwrap();
     assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(138));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_share_entries_of_the_log() {
+    const CLIENTS: i64 = 8;
+    const EACH: i64 = 25;
+    let (cluster, _, shard) = with_table(3).await;
+    let before = shard.status().batches;
+    let clients = (0..CLIENTS).map(|_| {
+        let shard = shard.clone();
+        tokio::spawn(async move {
+            for _ in 0..EACH {
+                let mut draft = begin(&shard).await;
+                run(&mut draft, "INSERT INTO t(x) VALUES (0)").await.unwrap();
+                tokio::task::yield_now().await;
+                run(&mut draft, "UPDATE t SET x = x + 1 WHERE id = 1").await.unwrap();
+                let token = draft.commit(PATIENCE).await.unwrap();
+                assert!(shard.position().sequence >= token.sequence);
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    let all = CLIENTS * EACH;
+    assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(30 + all));
+    let entries = shard.status().batches - before;
+    assert!(entries < all as u64 / 2, "{all} transactions became {entries} entries");
     cluster.stop().await;
 }
 
@@ -189,10 +220,8 @@ async fn a_snapshot_that_had_to_go_is_no_loss() {
     for _ in 0..40 {
         write(&shard, "INSERT INTO t(x) VALUES (0)").await.unwrap();
     }
-    eventually("a checkpoint is made beside the draft", || {
-        shard.status().wal_bytes < 64 << 10
-    })
-    .await;
+    eventually("a checkpoint is made beside the draft", || shard.status().wal_bytes < 64 << 10)
+        .await;
     assert_eq!(run(&mut draft, "UPDATE t SET x = x + 1 WHERE x = 1").await, Ok(1));
     draft.commit(PATIENCE).await.unwrap();
     assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(2));
@@ -217,6 +246,22 @@ async fn more_than_there_may_be_wait_for_the_writer() {
         draft.commit(PATIENCE).await.unwrap();
     }
     assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(5));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_changes_much_takes_the_writer() {
+    let cluster = Cluster::start_with(1, |config| config.limits.draft_bytes = 1 << 20).await;
+    let (_, shard) = cluster.primary().await;
+    write(&shard, "CREATE TABLE t(x)").await.unwrap();
+    let mut draft = begin(&shard).await;
+    run(&mut draft, "INSERT INTO t VALUES (zeroblob(2000000))").await.unwrap();
+    write(&shard, "INSERT INTO t VALUES (1)").await.unwrap();
+    run(&mut draft, "INSERT INTO t VALUES (2)").await.unwrap();
+    let waited = write_until(&shard, "INSERT INTO t VALUES (3)", SHORT).await;
+    assert!(matches!(waited, Err(ShardError::TimedOut(_))), "{waited:?}");
+    draft.commit(PATIENCE).await.unwrap();
+    assert_eq!(read(&shard, ReadLevel::Linearizable, COUNT).await, Ok(3));
     cluster.stop().await;
 }
 

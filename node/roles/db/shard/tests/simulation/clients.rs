@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rung_shard::{
-    Cancel, Length, ReadLevel, Shard, ShardError, Token, Trial, Turn, Verdict,
-};
+use rung_shard::{Cancel, Length, ReadLevel, Shard, ShardError, Token, Trial, Turn, Verdict};
 use rung_sql::{Executor, SqlError, SqlState};
 use rusqlite::Connection;
 use tokio::time::sleep;
@@ -117,7 +115,6 @@ fn in_short(error: &ShardError) -> &'static str {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Held,
-    HeldUncommitted,
     /// On a snapshot first; its place must be the same when it is committed.
     DraftOfPlace,
     /// On a snapshot first, at whatever place it is committed.
@@ -263,19 +260,15 @@ impl Client {
     ) -> Result<(Option<Place>, Token), ShardError> {
         let (began, cancel) = (Instant::now(), Cancel::new());
         let failed = |error: SqlError| ShardError::Failed(error.message);
-        let way = match self.rng.random_range(0..4) {
+        let way = match self.rng.random_range(0..3) {
             0 => Way::Held,
-            1 => Way::HeldUncommitted,
-            2 => Way::DraftOfPlace,
+            1 => Way::DraftOfPlace,
             _ => Way::DraftOfAny,
         };
         let mut transaction = match way {
-            Way::Held | Way::HeldUncommitted => shard.begin(deadline, &cancel).await?,
+            Way::Held => shard.begin(deadline, &cancel).await?,
             Way::DraftOfPlace | Way::DraftOfAny => shard.begin_draft(deadline, &cancel).await?,
         };
-        if way == Way::HeldUncommitted {
-            transaction.read_uncommitted();
-        }
         // Executed twice, a draft may come to another place the second time.
         let taken = Arc::new(AtomicI64::new(0));
         let takes = Arc::clone(&taken);
@@ -294,10 +287,8 @@ impl Client {
         if places.last() != Some(&(place, id)) || places.len() as i64 != place {
             self.world.cluster.wrong(format!("{id} is not the last at its place {place}"));
         }
-        if way != Way::HeldUncommitted {
-            let last = places.iter().rev().nth(1).map(|(_, id)| *id);
-            self.saw(Kind::Peek { place: place - 1, last }, began);
-        }
+        let last = places.iter().rev().nth(1).map(|(_, id)| *id);
+        self.saw(Kind::Peek { place: place - 1, last }, began);
         for register in registers.iter().copied() {
             sleep(Duration::from_micros(self.rng.random_range(0..6_000))).await;
             let next = move |executor: &mut Executor| {

@@ -48,12 +48,10 @@ pub(crate) const FUNCTIONS: Lines = &[
 ];
 
 pub(crate) const CALLS: &[Function] = &[
-    ("rung_now", 1, StrictStable, |c| {
-        match c.text(0)? {
-            "transaction" => int(c.session().transaction_time),
-            "statement" => int(c.session().statement_time),
-            _ => c.fixed(|| Value::Integer(clock())),
-        }
+    ("rung_now", 1, StrictStable, |c| match c.text(0)? {
+        "transaction" => int(c.session().transaction_time),
+        "statement" => int(c.session().statement_time),
+        _ => c.fixed(|| Value::Integer(clock())),
     }),
     ("rung_local_date", 0, Stable, |c| int(calendar::date_of_timestamp(local_now(c)))),
     ("rung_local_time", 0, Stable, |c| int(local_now(c).rem_euclid(MICROS_PER_DAY))),
