@@ -125,7 +125,11 @@ pub struct Limits {
     pub session_wait: Duration,
     /// How old a snapshot may become while a checkpoint waits for it.
     pub snapshot_age: Duration,
-    /// The write-ahead log of SQLite is checkpointed from this size on, in bytes.
+    /// Copies are far from each other when a round of the log takes so long.
+    pub distant: Duration,
+    /// The write-ahead log of SQLite is checkpointed from this size on, in bytes. Where
+    /// copies are far from each other writers wait for that only from four times the size
+    /// on.
     pub checkpoint_bytes: u64,
 }
 
@@ -153,6 +157,7 @@ impl Default for Limits {
             inline: Duration::from_millis(5),
             session_wait: Duration::from_millis(500),
             snapshot_age: Duration::from_secs(5),
+            distant: Duration::from_millis(20),
             checkpoint_bytes: 16 << 20,
         }
     }

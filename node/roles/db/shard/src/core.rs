@@ -201,8 +201,19 @@ impl Desk {
     fn may_execute(&self, limits: &Limits) -> Option<u64> {
         let drained = self.in_flight.is_empty();
         let room = self.in_flight.len() < limits.in_flight && (!self.undone || drained);
-        let waits = self.checkpoint != CheckpointNeed::No;
+        let waits = self.waits_for_checkpoint(limits);
         self.epoch().filter(|epoch| room && !waits && self.may_go_on(*epoch))
+    }
+
+    /// Whether nothing may begin before a checkpoint is made. For that everything in flight
+    /// must be settled; where the other copies are far away that takes long, so it is done
+    /// four times less often.
+    pub fn waits_for_checkpoint(&self, limits: &Limits) -> bool {
+        match self.checkpoint {
+            CheckpointNeed::No => false,
+            CheckpointNeed::Due => self.in_flight.round() < limits.distant,
+            CheckpointNeed::Must => true,
+        }
     }
 
     /// Whether what is committed now does best to wait for what is committed next.
@@ -228,9 +239,11 @@ impl Desk {
 
     /// Whether the writer's thread has something to do that nobody else does, now or
     /// once less is in flight.
-    pub fn writer_is_wanted(&self) -> bool {
+    pub fn writer_is_wanted(&self, limits: &Limits) -> bool {
         let jobs = !self.queue.is_empty() || !self.apart.is_empty();
-        jobs || self.checkpoint != CheckpointNeed::No || self.undo || self.closes
+        let checkpoint = self.waits_for_checkpoint(limits)
+            || (self.checkpoint != CheckpointNeed::No && self.in_flight.is_empty());
+        jobs || checkpoint || self.undo || self.closes
     }
 
     /// Why a write cannot be taken at all.
@@ -437,7 +450,7 @@ impl Core {
             }
             let is_due = desk.due(&self.config.limits).is_some_and(|due| due <= Instant::now());
             // Whoever has the writer looks for work when he is done.
-            let waits = desk.writer.is_some() && desk.writer_is_wanted();
+            let waits = desk.writer.is_some() && desk.writer_is_wanted(&self.config.limits);
             (outcome, waits, is_due)
         };
         if waits {
@@ -552,5 +565,26 @@ pub(crate) fn stop_for(error: &PagesError) -> Stop {
             _ => Stop::Failed(what),
         },
         _ => Stop::Failed(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writers_wait_for_a_checkpoint_at_once_where_that_is_short_and_late_where_it_is_not() {
+        let begins = |need, distant| {
+            let mut desk = Desk::new();
+            desk.state = CopyState::Primary { epoch: 1 };
+            desk.checkpoint = need;
+            // No batch has been settled, which is a round of no time.
+            let limits = Limits { distant, ..Limits::default() };
+            desk.may_begin(&limits).is_some()
+        };
+        let (near, far) = (std::time::Duration::from_millis(1), std::time::Duration::ZERO);
+        assert!(begins(CheckpointNeed::No, near) && begins(CheckpointNeed::No, far));
+        assert!(!begins(CheckpointNeed::Due, near) && begins(CheckpointNeed::Due, far));
+        assert!(!begins(CheckpointNeed::Must, near) && !begins(CheckpointNeed::Must, far));
     }
 }

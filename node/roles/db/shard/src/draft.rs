@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use crate::cancel::Cancel;
-use crate::core::{CheckpointNeed, Core};
+use crate::core::Core;
 use crate::error::ShardError;
 use crate::read::{Attempt, Holder, elsewhere};
 use crate::readers::ReadConnection;
@@ -120,7 +120,7 @@ impl Draft {
         let epoch = {
             let desk = core.desk();
             // A checkpoint waits for snapshots, so none begins before it.
-            let waits = desk.paused.is_some() || desk.checkpoint != CheckpointNeed::No;
+            let waits = desk.paused.is_some() || desk.waits_for_checkpoint(&core.config.limits);
             desk.epoch().filter(|epoch| !waits && desk.may_go_on(*epoch))?
         };
         let open = Open::new(core);
@@ -156,8 +156,7 @@ impl Draft {
             let mut made = std::pin::pin!(core.checkpointed.notified());
             made.as_mut().enable();
             let draft = Self::begin(core);
-            let is_due = || core.desk().checkpoint != CheckpointNeed::No;
-            if draft.is_some() || !is_due() {
+            if draft.is_some() || !core.desk().waits_for_checkpoint(&core.config.limits) {
                 return draft;
             }
             // If it takes longer, the writer is waited for, which comes after it too.

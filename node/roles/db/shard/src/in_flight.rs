@@ -2,6 +2,7 @@
 //! positions, each with those who wait for it.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use rung_pages::Position;
 
@@ -12,10 +13,13 @@ pub(crate) struct InFlight<A> {
     batches: VecDeque<Batch<A>>,
     /// What was committed on top of them and has no position yet.
     deferred: Option<Deferred<A>>,
+    /// How long the last one that was settled took.
+    round: Duration,
 }
 
 struct Batch<A> {
     position: Position,
+    since: Instant,
     waiting: Vec<A>,
 }
 
@@ -29,7 +33,7 @@ pub(crate) struct Outcome<A> {
 
 impl<A> Default for InFlight<A> {
     fn default() -> Self {
-        Self { batches: VecDeque::new(), deferred: None }
+        Self { batches: VecDeque::new(), deferred: None, round: Duration::ZERO }
     }
 }
 
@@ -45,6 +49,11 @@ impl<A> InFlight<A> {
 
     pub fn contains(&self, position: &Position) -> bool {
         self.batches.iter().any(|batch| batch.position == *position)
+    }
+
+    /// How long the last batch that was settled took from its commit to that.
+    pub fn round(&self) -> Duration {
+        self.round
     }
 
     /// Something was committed that becomes a batch later, with what else does.
@@ -72,7 +81,7 @@ impl<A> InFlight<A> {
     pub fn push_all(&mut self, position: Position, waiting: Vec<A>) {
         let mut all = self.take_back();
         all.extend(waiting);
-        self.batches.push_back(Batch { position, waiting: all });
+        self.batches.push_back(Batch { position, since: Instant::now(), waiting: all });
     }
 
     /// Those who have seen the state after the last commit wait for it too. They are
@@ -92,11 +101,10 @@ impl<A> InFlight<A> {
     /// is not the first batch, none of them can be applied any more.
     pub fn settle(&mut self, position: &Position) -> Outcome<A> {
         if self.batches.front().is_some_and(|first| first.position == *position) {
-            let first = self.batches.pop_front();
-            return Outcome {
-                settled: first.map_or(Vec::new(), |it| it.waiting),
-                lost: Vec::new(),
-            };
+            if let Some(first) = self.batches.pop_front() {
+                self.round = first.since.elapsed();
+                return Outcome { settled: first.waiting, lost: Vec::new() };
+            }
         }
         Outcome { settled: Vec::new(), lost: self.take_all() }
     }

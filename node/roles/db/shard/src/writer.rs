@@ -178,7 +178,7 @@ impl Writer {
         core.meter.rest();
         self.lock = None;
         let mut desk = core.desk();
-        let wanted = desk.writer_is_wanted();
+        let wanted = desk.writer_is_wanted(&core.config.limits);
         desk.writer = Some(self);
         drop(desk);
         if wanted {
