@@ -273,12 +273,14 @@ def endless(url, _pid, _):
 
 def gone(url, _pid, _):
     """A client that begins to write and goes away: by closing, and without a word."""
-    for how in ("closes", "is silent", "is silent in a COPY"):
+    for how in ("closes", "is silent", "is silent and holds the writer", "is silent in a COPY"):
         writer = Client(url)
         other = Client(url)
         if how == "is silent in a COPY":
             other.query("COPY beside FROM STDIN")
         else:
+            if "holds" in how:
+                other.query("SET rung.optimistic = off")
             other.query("BEGIN")
             other.query("INSERT INTO beside VALUES (2)")
         reader = Bystander(url, write=False)

@@ -160,7 +160,7 @@ fn scrubs(copies: &[CopyStatus], out: &mut String) {
 /// A series: its name, what it says, whether it only grows, and where it is from.
 type Series = (&'static str, &'static str, bool, fn(&ShardStatus) -> u64);
 
-const SERIES: [Series; 9] = [
+const SERIES: [Series; 11] = [
     ("rung_db_copy_position", "The last batch that a copy shows.", false, |it| {
         it.position.sequence
     }),
@@ -178,6 +178,15 @@ const SERIES: [Series; 9] = [
     ("rung_db_copy_in_flight", "Batches executed and not on a quorum yet.", false, |it| {
         it.in_flight as u64
     }),
+    ("rung_db_copy_drafts", "Transactions that do not hold the writer.", false, |it| {
+        it.drafts as u64
+    }),
+    (
+        "rung_db_copy_conflicts_total",
+        "Transactions whose commit failed because others had changed what they read.",
+        true,
+        |it| it.conflicts,
+    ),
     ("rung_db_copy_reading", "Reads under way.", false, |it| it.reading as u64),
 ];
 

@@ -344,20 +344,6 @@ unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, _: c_int) -> c_int {
     }
 }
 
-/// Defines functions that only hand on to the real file.
-macro_rules! hand_on {
-    ($($name:ident = $method:ident($($argument:ident: $type:ty),*);)*) => {$(
-        unsafe extern "C" fn $name(file: *mut sqlite3_file $(, $argument: $type)*) -> c_int {
-            // SAFETY: SQLite passes an open file, and what the method wants.
-            unsafe {
-                let real = inner(file).real();
-                let method = (*(*real).pMethods).$method;
-                method.map_or(ffi::SQLITE_IOERR, |method| method(real $(, $argument)*))
-            }
-        }
-    )*};
-}
-
 hand_on! {
     read = xRead(bytes: *mut c_void, count: c_int, offset: i64);
     write = xWrite(bytes: *const c_void, count: c_int, offset: i64);

@@ -15,6 +15,9 @@
 //!
 //! `DESIGN.md` has the formats and what every crash leaves.
 
+#[macro_use]
+mod hand_on;
+
 mod apply;
 pub mod archive;
 mod capture;

@@ -150,7 +150,7 @@ impl Default for Limits {
             draft_bytes: 8 << 20,
             contention: Duration::from_millis(250),
             draft_statements: 100,
-            hand_over_patience: Duration::from_millis(100),
+            hand_over_patience: Duration::from_millis(75),
             readers: 64,
             threads: 4,
             thread_queue: 256,

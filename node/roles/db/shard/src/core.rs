@@ -86,6 +86,7 @@ pub(crate) struct Counts {
     pub reads: AtomicU64,
     pub writes: AtomicU64,
     pub batches: AtomicU64,
+    pub conflicts: AtomicU64,
     pub wal_bytes: AtomicU64,
     /// Milliseconds since 1970.
     pub newest_entry_ms: AtomicU64,
@@ -519,9 +520,11 @@ impl Core {
         lost.into_iter().for_each(|waiting| waiting.fail(ShardError::Lost));
     }
 
-    /// Looks whether the write-ahead log of SQLite has grown enough for a checkpoint.
+    /// Looks whether the write-ahead log of SQLite has grown enough for a checkpoint. Waits
+    /// for nobody, since the log's own task calls it: who works on the file now, such as
+    /// with a checkpoint, leaves it for the next entry.
     pub fn note_checkpoint(&self) {
-        let Ok(store) = self.store() else { return };
+        let Some(store) = self.store_at_once() else { return };
         let load = store.load();
         drop(store);
         self.note_load(&load);

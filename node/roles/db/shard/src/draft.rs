@@ -36,7 +36,7 @@ pub enum Trial<R> {
         key: u64,
         /// What must be the same again. An error that the first execution did not have
         /// is what the transaction ends with.
-        outcome: fn(&R) -> Result<u64, SqlError>,
+        outcome: fn(&R) -> Result<u64, Box<SqlError>>,
     },
 }
 
@@ -53,12 +53,12 @@ pub(crate) enum Tried<R> {
 pub(crate) struct Step {
     key: u64,
     tape: Tape,
-    outcome: Result<u64, SqlError>,
+    outcome: Result<u64, Box<SqlError>>,
     /// Never locked: it makes what holds a transaction `Sync`.
     again: Mutex<Box<Again>>,
 }
 
-type Again = dyn FnMut(&mut Executor) -> Result<u64, SqlError> + Send;
+type Again = dyn FnMut(&mut Executor) -> Result<u64, Box<SqlError>> + Send;
 
 /// What was executed on the snapshot, to be executed by the writer.
 pub(crate) struct Steps {
@@ -274,10 +274,8 @@ impl Draft {
 
     /// Whether this copy is still the primary that it began at.
     fn check(&self) -> Result<(), ShardError> {
-        match self.core.desk().may_go_on(self.epoch) {
-            true => Ok(()),
-            false => Err(ShardError::Lost),
-        }
+        let is_primary = self.core.desk().may_go_on(self.epoch);
+        if is_primary { Ok(()) } else { Err(ShardError::Lost) }
     }
 }
 
@@ -335,9 +333,10 @@ impl Steps {
             if outcome == step.outcome || self.core.skips_validation() {
                 continue;
             }
+            self.core.counts.conflicts.fetch_add(1, Ordering::Relaxed);
             self.core.contention().add(step.key, Instant::now());
             return Err(match outcome {
-                Err(error) => ShardError::Refused(Box::new(error)),
+                Err(error) => ShardError::Refused(error),
                 Ok(_) => ShardError::Changed,
             });
         }

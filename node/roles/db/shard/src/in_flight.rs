@@ -100,11 +100,11 @@ impl<A> InFlight<A> {
     /// A position was settled. Each batch has its parent's hash in its own, so if it
     /// is not the first batch, none of them can be applied any more.
     pub fn settle(&mut self, position: &Position) -> Outcome<A> {
-        if self.batches.front().is_some_and(|first| first.position == *position) {
-            if let Some(first) = self.batches.pop_front() {
-                self.round = first.since.elapsed();
-                return Outcome { settled: first.waiting, lost: Vec::new() };
-            }
+        if self.batches.front().is_some_and(|first| first.position == *position)
+            && let Some(first) = self.batches.pop_front()
+        {
+            self.round = first.since.elapsed();
+            return Outcome { settled: first.waiting, lost: Vec::new() };
         }
         Outcome { settled: Vec::new(), lost: self.take_all() }
     }

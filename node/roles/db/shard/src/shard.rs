@@ -162,6 +162,8 @@ impl Shard {
             lag,
             queued: desk.queue.len(),
             in_flight: desk.in_flight.len(),
+            drafts: core.drafts.load(Ordering::Relaxed),
+            conflicts: core.counts.conflicts.load(Ordering::Relaxed),
             in_transaction: desk.transaction.is_some(),
             reading: core.readers.reading(),
             reads: core.counts.reads.load(Ordering::Relaxed),

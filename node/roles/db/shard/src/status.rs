@@ -76,7 +76,11 @@ pub struct ShardStatus {
     pub queued: usize,
     /// Batches that are executed and not on a quorum.
     pub in_flight: usize,
-    /// Whether an interactive transaction is open.
+    /// Interactive transactions that are drafts.
+    pub drafts: usize,
+    /// Drafts that could not be kept, because something that they were told had changed.
+    pub conflicts: u64,
+    /// Whether an interactive transaction has the writer.
     pub in_transaction: bool,
     /// Reads that run now.
     pub reading: usize,

@@ -399,11 +399,11 @@ fn trial_of(call: &Call) -> Trial<Executed> {
 }
 
 /// What a statement must come to when it is executed once more: all that its client saw.
-fn outcome(executed: &Executed) -> Result<u64, SqlError> {
-    let answer = executed.as_ref().map_err(SqlError::clone)?;
+fn outcome(executed: &Executed) -> Result<u64, Box<SqlError>> {
+    let answer = executed.as_ref().map_err(|error| Box::new(error.clone()))?;
     let mut hasher = DefaultHasher::new();
     answer.complete.tag.hash(&mut hasher);
-    answer.rows.hash(&mut hasher)?;
+    answer.rows.hash(&mut hasher).map_err(Box::new)?;
     Ok(hasher.finish())
 }
 

@@ -108,3 +108,18 @@ fn a_parent_that_is_not_checked_is_noticed() {
     // The test above would fail.
     assert!(!matches!(after_a_barrier(true), Ok(answers) if answers == [SKIPPED]));
 }
+
+/// A checkpoint has the file for as long as the disk needs; the log's task must not wait.
+#[test]
+fn whether_a_checkpoint_is_due_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let core = machine(dir.path(), false).0;
+    let (looked, looks) = std::sync::mpsc::channel();
+    let _works_on_it = core.store().unwrap();
+    let other = Arc::clone(&core);
+    std::thread::spawn(move || {
+        other.note_checkpoint();
+        looked.send(()).unwrap();
+    });
+    looks.recv_timeout(std::time::Duration::from_secs(10)).expect("it waited");
+}

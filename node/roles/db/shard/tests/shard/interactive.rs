@@ -5,7 +5,7 @@ use std::time::Duration;
 use rung_shard::{Cancel, ReadLevel, Shard, ShardError, WriteTransaction};
 use rung_sql::Executor;
 
-use crate::support::{Cluster, PATIENCE, eventually, number, read, write, write_until};
+use crate::support::{Cluster, PATIENCE, number, read, write, write_until};
 
 const COUNT: &str = "SELECT count(*) FROM t";
 const SHORT: Duration = Duration::from_millis(200);
@@ -90,14 +90,7 @@ async fn a_primary_that_is_cut_off_loses_its_open_transaction() {
     write(&shard, "CREATE TABLE t(x)").await.unwrap();
     let mut transaction = begin(&shard).await;
     run(&mut transaction, "INSERT INTO t VALUES (1)").await.unwrap();
-    cluster.isolate(node);
-    let others: Vec<_> = cluster.nodes.iter().filter(|(id, _)| **id != node).collect();
-    eventually("another copy is the primary", || {
-        others.iter().any(|(_, it)| it.shard.state().borrow().is_primary())
-    })
-    .await;
-    cluster.mend();
-    eventually("the old primary follows", || !shard.state().borrow().is_primary()).await;
+    cluster.depose(node).await;
     let ended = run(&mut transaction, "INSERT INTO t VALUES (2)").await;
     assert_eq!(ended, Err(ShardError::Lost));
     let (_, shard) = cluster.primary().await;

@@ -195,6 +195,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Cuts the primary off until another one leads, and it follows that one.
+    pub async fn depose(&self, node: u64) {
+        self.isolate(node);
+        let others: Vec<_> = self.nodes.iter().filter(|(id, _)| **id != node).collect();
+        eventually("another copy is the primary", || {
+            others.iter().any(|(_, it)| it.shard.state().borrow().is_primary())
+        })
+        .await;
+        self.mend();
+        let old = self.shard(node);
+        eventually("the old primary follows", || !old.state().borrow().is_primary()).await;
+    }
+
     /// Ends a node at once: nobody hears of it any more, and what is not on its disk
     /// is gone.
     pub async fn kill(&mut self, node: u64) {

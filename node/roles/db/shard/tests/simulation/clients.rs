@@ -121,18 +121,18 @@ enum Way {
     DraftOfAny,
 }
 
-type Taken = Result<(Place, Vec<(Place, Id)>), SqlError>;
+type Taken = Result<(Place, Vec<(Place, Id)>), Box<SqlError>>;
 
-fn of_place(taken: &Taken) -> Result<u64, SqlError> {
-    taken.as_ref().map(|(place, _)| *place as u64).map_err(SqlError::clone)
+fn of_place(taken: &Taken) -> Result<u64, Box<SqlError>> {
+    taken.as_ref().map(|(place, _)| *place as u64).map_err(Box::clone)
 }
 
-fn of_any_place(taken: &Taken) -> Result<u64, SqlError> {
+fn of_any_place(taken: &Taken) -> Result<u64, Box<SqlError>> {
     of_place(taken).map(|_| 0)
 }
 
-fn sql(error: rusqlite::Error) -> SqlError {
-    SqlError::new(SqlState::INTERNAL, error.to_string())
+fn sql(error: rusqlite::Error) -> Box<SqlError> {
+    Box::new(SqlError::new(SqlState::INTERNAL, error.to_string()))
 }
 
 /// One client, which is one session.
@@ -259,7 +259,7 @@ impl Client {
         deadline: Duration,
     ) -> Result<(Option<Place>, Token), ShardError> {
         let (began, cancel) = (Instant::now(), Cancel::new());
-        let failed = |error: SqlError| ShardError::Failed(error.message);
+        let failed = |error: Box<SqlError>| ShardError::Failed(error.message);
         let way = match self.rng.random_range(0..3) {
             0 => Way::Held,
             1 => Way::DraftOfPlace,
@@ -297,7 +297,8 @@ impl Client {
             let appended = match self.rng.random_bool(0.7) {
                 true => {
                     let next = move |executor: &mut Executor, _: &Turn| next(executor);
-                    let outcome = |appended: &Result<(), SqlError>| appended.clone().map(|()| 0);
+                    let outcome =
+                        |appended: &Result<(), Box<SqlError>>| appended.clone().map(|()| 0);
                     let trial = Trial::Kept { key, outcome };
                     transaction.try_short(deadline, &cancel, trial, |_| Length::Short, next).await?
                 }
