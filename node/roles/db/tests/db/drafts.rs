@@ -40,7 +40,6 @@ fn a_transaction_that_must_not_fail_holds_the_others_back() {
     let cluster = Cluster::single();
     let (mut one, mut other) = (cluster.client(), cluster.client());
     one.run(ACCOUNTS);
-    other.run("SET statement_timeout = '300ms'");
     let update = "UPDATE accounts SET balance = balance + 1";
     for begin in [
         "BEGIN; SELECT balance FROM accounts WHERE id = 1 FOR UPDATE",
@@ -48,8 +47,10 @@ fn a_transaction_that_must_not_fail_holds_the_others_back() {
         "SET rung.optimistic = off; BEGIN; INSERT INTO accounts VALUES (4, 0)",
     ] {
         one.run(begin);
+        other.run("SET statement_timeout = '300ms'");
         assert_eq!(other.query(update).unwrap_err(), "57014", "{begin}");
         one.run("COMMIT");
+        other.run("SET statement_timeout = 0");
         other.run(update);
     }
 }
