@@ -35,8 +35,6 @@ impl Writer {
                     return;
                 }
             };
-            // All that sequences have given may be replaced.
-            core.sequences.forget();
             core.meter.begin(None, Some(until), cancel);
             let result = catch_unwind(AssertUnwindSafe(|| work(executor)));
             let stopped = core.meter.end();

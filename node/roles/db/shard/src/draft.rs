@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rung_pages::draft_bytes;
@@ -279,12 +279,17 @@ impl Draft {
     }
 }
 
-/// Does something with what a draft is executed on, if its snapshot has not had to go.
+/// Does something with what a draft is executed on, if its snapshot has not had to go and
+/// no read that was given up still runs there: nobody waits for that.
 fn with_sandbox<R>(
     holder: &Holder,
     work: impl FnOnce(&mut ReadConnection) -> Result<Tried<R>, ShardError>,
 ) -> Result<Tried<R>, ShardError> {
-    let mut held = holder.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = match holder.try_lock() {
+        Ok(held) => held,
+        Err(TryLockError::Poisoned(held)) => held.into_inner(),
+        Err(TryLockError::WouldBlock) => return Ok(Tried::Writer),
+    };
     match held.as_mut().and_then(|held| held.sandbox.as_mut()) {
         Some(sandbox) => work(sandbox),
         None => Ok(Tried::Writer),

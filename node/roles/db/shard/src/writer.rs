@@ -115,8 +115,7 @@ fn next_job(core: &Core, desk: &mut Desk) -> Option<Next> {
     }
     // While the shard is handed over, open transactions may still end.
     if let Some(epoch) = desk.may_end_draft(&core.config.limits)
-        && let Some(at) = desk.queue.iter().position(|job| job.ends_draft)
-        && let Some(job) = desk.queue.remove(at).and_then(Job::take)
+        && let Some(job) = take_ending(&mut desk.queue)
     {
         return Some(Next::Execute(writer, job, epoch));
     }
@@ -387,6 +386,17 @@ fn stop_for_commit(error: &rusqlite::Error) -> Option<Stop> {
         DatabaseCorrupt | NotADatabase => Some(Stop::Damaged(what)),
         SystemIoFailure => Some(Stop::Failed(what)),
         _ => None,
+    }
+}
+
+/// The first job in the queue that ends a draft and that somebody still waits for.
+fn take_ending(queue: &mut std::collections::VecDeque<Job>) -> Option<Job> {
+    loop {
+        let at = queue.iter().position(|job| job.ends_draft)?;
+        let taken = queue.remove(at)?.take();
+        if taken.is_some() {
+            return taken;
+        }
     }
 }
 
