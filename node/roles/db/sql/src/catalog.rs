@@ -105,6 +105,11 @@ impl TypeUse {
         matches!(self.base, PgType::Array(_)) && self.modifier == Self::VECTOR
     }
 
+    /// By which an array's elements are counted.
+    pub(crate) fn first_subscript(&self) -> i32 {
+        i32::from(!self.is_vector())
+    }
+
     /// The type's OID as clients are told.
     pub fn oid(&self) -> u32 {
         match &self.base {

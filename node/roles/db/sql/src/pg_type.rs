@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 /// | json | TEXT as given; jsonb | TEXT as PostgreSQL prints it (keys by length, then bytes; duplicates gone) |
 /// | uuid | TEXT, lower case with hyphens |
 /// | arrays | TEXT, a JSON array of the elements' stored forms |
+/// | records | as an array of their fields; no column of a table holds them |
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PgType {
@@ -52,4 +53,6 @@ pub enum PgType {
     /// A literal or parameter whose type the context has not decided.
     Unknown,
     Array(Box<PgType>),
+    /// A row of a function as one value: the names and types of its fields.
+    Record(Vec<(String, PgType)>),
 }

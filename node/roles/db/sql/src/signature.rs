@@ -16,8 +16,8 @@
 //! names (`int4`, `timestamptz`, `_text` for an array), or are `any` (each argument of
 //! its own type), `anyelement` and `anyarray` (all bound to one element type),
 //! `anynonarray`. `record` as result is a table function's with several columns:
-//! `-> record(key text, value jsonb)`. An argument of `any` whose type is unknown
-//! becomes text.
+//! `-> record(key text, value jsonb)`, whose types may be generic too. An argument of
+//! `any` whose type is unknown becomes text.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -33,8 +33,9 @@ pub(crate) enum FunctionKind {
     Aggregate,
     /// Only with OVER.
     Window,
-    /// In FROM, or in a select list as the only one; the SQLite expression is a
-    /// table-valued function whose columns have the names in the signature, or `value`.
+    /// In FROM, or in a select list, where several columns are one record; the SQLite
+    /// expression is a table-valued function whose columns have the names in the
+    /// signature, or `value`.
     Table,
     Operator,
 }
@@ -46,7 +47,7 @@ pub(crate) enum SignatureType {
     AnyElement,
     AnyNonArray,
     AnyArray,
-    Record(Vec<(String, PgType)>),
+    Record(Vec<(String, SignatureType)>),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -131,9 +132,9 @@ impl SignatureType {
         }
     }
 
-    fn record(columns: &str) -> Vec<(String, PgType)> {
+    fn record(columns: &str) -> Vec<(String, Self)> {
         let pairs = columns.split(',').filter_map(|column| column.trim().split_once(' '));
-        pairs.map(|(name, data_type)| (name.to_owned(), Self::named(data_type.trim()))).collect()
+        pairs.map(|(name, data_type)| (name.to_owned(), Self::parse(data_type.trim()))).collect()
     }
 
     fn named(name: &str) -> PgType {

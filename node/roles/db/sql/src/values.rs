@@ -15,6 +15,7 @@ pub(crate) mod interval;
 pub(crate) mod interval_input;
 pub(crate) mod json;
 pub(crate) mod numeric;
+mod record;
 #[cfg(test)]
 mod tests;
 mod time_zone;

@@ -127,7 +127,13 @@ impl Analyzer<'_> {
         match resolve(scalar, &types, false) {
             Ok(resolved) => {
                 self.reads_context = true;
-                self.apply(&resolved, arguments)
+                let first = arguments.first().map_or(1, |one| one.data_type.first_subscript());
+                let value = self.apply(&resolved, arguments)?;
+                if first == 1 {
+                    Ok(value)
+                } else {
+                    super::subquery::counted_from_zero(name, types.len(), value)
+                }
             }
             Err(failure) => Err(no_function(name, &types, &failure)),
         }
@@ -135,7 +141,10 @@ impl Analyzer<'_> {
 
     fn function(&mut self, function: &Function, scope: Scope<'_>) -> Result<Expression, SqlError> {
         let (schema, name) = schema_and_name(&function.name)?;
-        if schema.as_deref().is_some_and(|s| !matches!(s, "pg_catalog" | "public")) {
+        if schema
+            .as_deref()
+            .is_some_and(|s| !matches!(s, "pg_catalog" | "public" | "information_schema"))
+        {
             return Err(SqlError::new(
                 SqlState::INVALID_SCHEMA_NAME,
                 format!("schema \"{}\" does not exist", schema.unwrap_or_default()),
@@ -238,6 +247,9 @@ impl Analyzer<'_> {
                 let not_null = arguments.iter().any(|argument| argument.not_null);
                 let label = name.to_uppercase();
                 let (texts, data_type) = self.unify(arguments, &label)?;
+                if name != "coalesce" {
+                    super::ordering::check_sortable(&data_type.base)?;
+                }
                 let sql = match (name, texts.as_slice()) {
                     (_, [only]) => only.clone(),
                     ("coalesce", _) => format!("coalesce({})", texts.join(", ")),
@@ -490,6 +502,12 @@ fn call_text(name: &str, types: &[PgType]) -> String {
 
 pub(super) fn no_function(name: &str, types: &[PgType], failure: &Failure) -> SqlError {
     let call = call_text(name, types);
+    if types.iter().any(|base| matches!(base, PgType::Record(_))) {
+        return SqlError::not_supported(
+            format!("the call {call}"),
+            "Give the fields of the record one by one.",
+        );
+    }
     match failure {
         Failure::None if name.contains("advisory_") && name.starts_with("pg_") => {
             SqlError::not_supported("an advisory lock", "Lock a row with SELECT ... FOR UPDATE.")
@@ -537,10 +555,24 @@ fn abbreviated(text: &str) -> String {
 
 /// Whether an expression calls an aggregate outside of its subqueries.
 pub(super) fn contains_aggregate(expr: &Expr) -> bool {
-    struct Search {
+    let is_wanted = |function: &Function| {
+        function.over.is_none()
+            && schema_and_name(&function.name).is_ok_and(|(_, name)| is_aggregate(&name))
+    };
+    contains_call(expr, &is_wanted)
+}
+
+/// Whether an expression calls a window function outside of its subqueries.
+pub(super) fn contains_window(expr: &Expr) -> bool {
+    contains_call(expr, &|function| function.over.is_some())
+}
+
+fn contains_call(expr: &Expr, is_wanted: &dyn Fn(&Function) -> bool) -> bool {
+    struct Search<'w> {
         depth: usize,
+        is_wanted: &'w dyn Fn(&Function) -> bool,
     }
-    impl Visitor for Search {
+    impl Visitor for Search<'_> {
         type Break = ();
 
         fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
@@ -556,14 +588,12 @@ pub(super) fn contains_aggregate(expr: &Expr) -> bool {
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
             if self.depth == 0
                 && let Expr::Function(function) = expr
-                && function.over.is_none()
-                && let Ok((_, name)) = schema_and_name(&function.name)
-                && is_aggregate(&name)
+                && (self.is_wanted)(function)
             {
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         }
     }
-    expr.visit(&mut Search { depth: 0 }).is_break()
+    expr.visit(&mut Search { depth: 0, is_wanted }).is_break()
 }

@@ -63,6 +63,8 @@ fn conversion(from: &PgType, to: &PgType) -> Option<Conversion> {
         return Some(Implicit);
     }
     match (from, to) {
+        // A string does not say what the fields of a record are.
+        (T::Record(_), _) | (_, T::Record(_)) => None,
         (T::Unknown, _) => Some(Implicit),
         (T::Array(a), T::Array(b)) => conversion(a, b),
         (T::Int2, T::Int4 | T::Int8 | T::Float4 | T::Float8 | T::Numeric)

@@ -402,7 +402,7 @@ pub(super) fn comparison_type(left: &PgType, right: &PgType) -> Option<PgType> {
         },
     };
     match chosen {
-        T::Json | T::Void => None,
+        T::Json | T::Void | T::Record(_) => None,
         T::Varchar => Some(T::Text),
         chosen => Some(chosen),
     }
@@ -450,6 +450,12 @@ pub(super) fn no_operator(name: &str, types: &[PgType]) -> SqlError {
         "IS" | "IS NOT" => "=",
         other => other,
     };
+    if types.iter().any(|base| matches!(base, PgType::Record(_))) {
+        return SqlError::not_supported(
+            format!("the operator {}", operator_text(name, types)),
+            "Name the fields of the record that are meant.",
+        );
+    }
     SqlError::new(
         SqlState::UNDEFINED_FUNCTION,
         format!("operator does not exist: {}", operator_text(name, types)),

@@ -142,6 +142,7 @@ impl Analyzer<'_> {
                 let key = self.expression(key, scope)?;
                 let key = self.settle(key)?;
                 let base = key.base().clone();
+                check_groupable(&base)?;
                 keys.push(collated(&self.sql_of(key)?, &base));
             }
             parts.push(format!("PARTITION BY {}", keys.join(", ")));
@@ -238,9 +239,24 @@ pub(super) fn check_sortable(base: &PgType) -> Result<(), SqlError> {
             "could not identify an ordering operator for type json",
         )
         .hint("Use an explicit ordering operator or modify the query.")),
-        PgType::Jsonb | PgType::Array(_) => Err(SqlError::not_supported(
+        PgType::Jsonb | PgType::Array(_) | PgType::Record(_) => Err(SqlError::not_supported(
             format!("sorting by type {}", base.name()),
             "Sort by a part of the value.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Grouping and DISTINCT compare values as they are stored.
+pub(super) fn check_groupable(base: &PgType) -> Result<(), SqlError> {
+    match base {
+        PgType::Json => Err(SqlError::new(
+            SqlState::UNDEFINED_FUNCTION,
+            "could not identify an equality operator for type json",
+        )),
+        PgType::Record(_) => Err(SqlError::not_supported(
+            "telling records apart",
+            "Name the fields of the record that are meant.",
         )),
         _ => Ok(()),
     }

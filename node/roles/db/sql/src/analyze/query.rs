@@ -8,7 +8,7 @@ use sqlparser::ast::{
 use super::Analyzer;
 use super::casts::{Conversion, common_type};
 use super::expression::{Expression, Origin, collated};
-use super::ordering::{Direction, check_sortable, order_items, ordinal};
+use super::ordering::{Direction, check_groupable, check_sortable, order_items, ordinal};
 use super::scope::{Place, Relations, Scope, folded};
 use super::select::{Output, SelectText};
 use crate::{PgType, SqlError, SqlState, TypeUse};
@@ -204,6 +204,9 @@ impl Analyzer<'_> {
         let mut columns = Vec::with_capacity(left.columns().len());
         for (a, b) in left.columns().iter().zip(right.columns()) {
             let data_type = common_type(&[&a.expression.data_type, &b.expression.data_type], word)?;
+            if operator != "UNION ALL" {
+                check_groupable(&data_type.base)?;
+            }
             let mut expression = Expression::typed("", data_type);
             expression.not_null = a.expression.not_null && b.expression.not_null;
             columns.push(Output { name: a.name.clone(), expression, source: None });

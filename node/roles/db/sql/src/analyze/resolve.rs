@@ -25,6 +25,10 @@ pub(crate) fn resolve<'s>(
     arguments: &[PgType],
     is_operator: bool,
 ) -> Result<Resolved<'s>, Failure> {
+    // What takes values of any type would see how a record is stored.
+    if arguments.iter().any(|base| matches!(base, PgType::Record(_))) {
+        return Err(Failure::None);
+    }
     let mut possible: Vec<Resolved<'s>> =
         candidates.filter_map(|signature| bind(signature, arguments)).collect();
     if let Some(exact) = exact_match(&possible, arguments, is_operator) {
@@ -77,13 +81,24 @@ fn bind<'s>(signature: &'s Signature, given: &[PgType]) -> Option<Resolved<'s>> 
             SignatureType::Record(_) => return None,
         });
     }
-    let result = match &signature.result {
-        SignatureType::Is(base) => base.clone(),
-        SignatureType::AnyElement | SignatureType::AnyNonArray => element?,
-        SignatureType::AnyArray => array_of(element?),
-        SignatureType::Any | SignatureType::Record(_) => PgType::Text,
-    };
+    let result = result_type(&signature.result, element.as_ref())?;
     Some(Resolved { signature, arguments, result })
+}
+
+/// Nothing if it depends on a type of elements that no argument gives.
+fn result_type(result: &SignatureType, element: Option<&PgType>) -> Option<PgType> {
+    Some(match result {
+        SignatureType::Is(base) => base.clone(),
+        SignatureType::AnyElement | SignatureType::AnyNonArray => element?.clone(),
+        SignatureType::AnyArray => array_of(element?.clone()),
+        SignatureType::Any => PgType::Text,
+        SignatureType::Record(columns) => {
+            let fields = columns.iter().map(|(name, data_type)| {
+                result_type(data_type, element).map(|base| (name.clone(), base))
+            });
+            PgType::Record(fields.collect::<Option<_>>()?)
+        }
+    })
 }
 
 fn array_of(element: PgType) -> PgType {

@@ -6,10 +6,10 @@ use sqlparser::ast::{
 };
 
 use super::Analyzer;
-use super::calls::contains_aggregate;
+use super::calls::{contains_aggregate, contains_window};
 use super::casts::Conversion;
 use super::expression::{Expression, collated};
-use super::ordering::{check_sortable, ordinal};
+use super::ordering::{check_groupable, check_sortable, ordinal};
 use super::scope::{Grouping, Place, Relations, Scope, VisibleColumn, folded, name_parts};
 use super::table_functions::set_returning;
 use crate::{PgType, SqlError, SqlState, TypeUse};
@@ -47,7 +47,9 @@ impl Analyzer<'_> {
     ) -> Result<SelectText, SqlError> {
         check_plain(select)?;
         let mut from = self.relations_of(&select.from, parent)?;
-        let mut functions = self.functions_as_tables(select, &mut from, parent)?.into_iter();
+        let functions = self.functions_as_tables(select, &mut from, parent)?;
+        let has_functions = !functions.is_empty();
+        let mut functions = functions.into_iter();
         let relations = from.relations;
         let scope = Scope::new(&relations, Place::Where, parent);
         let mut rest = String::new();
@@ -59,6 +61,9 @@ impl Analyzer<'_> {
             rest.push_str(&format!(" WHERE {condition}"));
         }
         let grouping = self.grouping(select, order_by, &relations, scope, &mut rest)?;
+        if has_functions {
+            check_order_of_steps(select, order_by, grouping.as_ref())?;
+        }
         let windows = self.named_windows(select, scope, grouping.as_ref())?;
         let scope = Scope { grouping: grouping.as_ref(), windows: &windows, ..scope };
         let mut columns = Vec::with_capacity(select.projection.len());
@@ -82,11 +87,15 @@ impl Analyzer<'_> {
             rest,
             ..SelectText::default()
         };
+        if text.distinct {
+            text.columns.iter().try_for_each(|column| check_groupable(column.expression.base()))?;
+        }
         if let Some(Distinct::On(keys)) = &select.distinct {
             for key in keys {
                 let key = self.output_expression(key, &text.columns, "DISTINCT ON", scope)?;
                 let key = self.settle(key)?;
                 let base = key.base().clone();
+                check_groupable(&base)?;
                 text.distinct_on.push(collated(&self.sql_of(key)?, &base));
             }
         }
@@ -94,7 +103,7 @@ impl Analyzer<'_> {
         Ok(text)
     }
 
-    /// `SELECT unnest(a)`: the function moves into FROM. Gives the columns that stand for
+    /// `SELECT unnest(a)`: the function moves into FROM. Gives the values that stand for
     /// such items, in their order.
     fn functions_as_tables(
         &mut self,
@@ -105,34 +114,19 @@ impl Analyzer<'_> {
         let mut functions = Vec::new();
         for item in &select.projection {
             let Some((_, expr)) = named_item(item) else { continue };
-            let Some(function) = set_returning(expr) else { continue };
+            let Some((function, _)) = set_returning(expr) else { continue };
             let FunctionArguments::List(list) = &function.args else { continue };
             functions.push((&function.name, list.args.as_slice()));
         }
-        let (sql, columns) = match functions.as_slice() {
-            [] => return Ok(Vec::new()),
-            [(name, args)] => {
-                let table =
-                    self.table_function(name, args, false, None, &from.relations, parent)?;
-                (table.sql, table.relations.visible)
-            }
-            several => {
-                let table = self.arrays_in_step(several, &from.relations, parent)?;
-                (table.sql, table.relations.visible)
-            }
-        };
-        if columns.len() != functions.len() {
-            return Err(SqlError::not_supported(
-                "a function with several columns in a select list",
-                "Call it in FROM.",
-            ));
+        if functions.is_empty() {
+            return Ok(Vec::new());
         }
+        let (sql, values) = self.listed_functions(&functions, &from.relations, parent)?;
         if !from.sql.is_empty() {
             from.sql.push_str(", ");
         }
         from.sql.push_str(&sql);
-        let columns = columns.into_iter().map(|visible| visible.column);
-        Ok(columns.map(|column| Expression::typed(column.sql, column.data_type)).collect())
+        Ok(values)
     }
 
     fn select_item(
@@ -176,9 +170,11 @@ impl Analyzer<'_> {
                         "Select expressions.",
                     ));
                 };
-                let moved = if set_returning(expr).is_some() { functions.next() } else { None };
-                let expression = match moved {
-                    Some(column) => column,
+                let expression = match set_returning(expr) {
+                    Some((_, parts)) => match functions.next() {
+                        Some(value) => self.parts(value, parts, scope)?,
+                        None => self.expression(expr, scope)?,
+                    },
                     None => self.expression(expr, scope)?,
                 };
                 columns.push(Output { name, expression, source: Some(expr.clone()) });
@@ -257,13 +253,8 @@ impl Analyzer<'_> {
             let key = group_key(key, select, scope)?;
             let expression = self.expression(&key, scope.at(Place::GroupBy))?;
             let expression = self.settle(expression)?;
-            if *expression.base() == PgType::Json {
-                return Err(SqlError::new(
-                    SqlState::UNDEFINED_FUNCTION,
-                    "could not identify an equality operator for type json",
-                ));
-            }
             let base = expression.base().clone();
+            check_groupable(&base)?;
             let sql = self.sql_of(expression)?;
             texts.push(collated(&sql, &base));
             grouping.columns.push(sql);
@@ -423,6 +414,24 @@ impl Analyzer<'_> {
             error
         })
     }
+}
+
+/// PostgreSQL calls the functions that give rows after it has grouped and after window
+/// functions; in FROM they come before both.
+fn check_order_of_steps(
+    select: &Select,
+    order_by: &[OrderByExpr],
+    grouping: Option<&Grouping>,
+) -> Result<(), SqlError> {
+    let listed = select.projection.iter().filter_map(named_item).map(|(_, expr)| expr);
+    let mut all = listed.chain(order_by.iter().map(|item| &item.expr));
+    if grouping.is_none() && !all.any(contains_window) {
+        return Ok(());
+    }
+    Err(SqlError::not_supported(
+        "a function that gives rows beside groups, aggregates or window functions",
+        "Group in a subquery, and call the function in the select list around it.",
+    ))
 }
 
 fn is_aggregated(output: &Output) -> bool {

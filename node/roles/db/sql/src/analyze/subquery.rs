@@ -7,7 +7,7 @@ use super::casts::{Conversion, common_type};
 use super::expression::{Expression, Form, collated};
 use super::operators::{comparison_type, no_operator};
 use super::query::QueryText;
-use super::scope::Scope;
+use super::scope::{Scope, folded};
 use super::translate::{truth, unnested};
 use crate::{PgType, SqlError, SqlState, TypeUse};
 
@@ -253,6 +253,7 @@ impl Analyzer<'_> {
         parts: Vec<Expression>,
         element: &TypeUse,
     ) -> Result<Expression, SqlError> {
+        check_element(&element.base)?;
         let mut texts = Vec::with_capacity(parts.len());
         for part in parts {
             let part = self.convert(part, element, Conversion::Implicit)?;
@@ -278,6 +279,7 @@ impl Analyzer<'_> {
                 "subquery must return only one column",
             ));
         };
+        check_element(&column.data_type.base)?;
         let base = match &column.data_type.base {
             PgType::Array(_) => column.data_type.base.clone(),
             base => PgType::Array(Box::new(base.clone())),
@@ -309,17 +311,54 @@ impl Analyzer<'_> {
             0 | 1 => self.expression(root, scope)?,
             _ => self.expression(&Expr::CompoundIdentifier(names), scope)?,
         };
-        let mut value = self.settle(root)?;
+        self.parts(root, chain, scope)
+    }
+
+    /// What subscripts and names of fields mean of a value, one after the other.
+    pub fn parts(
+        &mut self,
+        value: Expression,
+        chain: &[AccessExpr],
+        scope: Scope<'_>,
+    ) -> Result<Expression, SqlError> {
+        let mut value = self.settle(value)?;
         for access in chain {
-            let AccessExpr::Subscript(Subscript::Index { index }) = access else {
-                return Err(SqlError::not_supported(
-                    "a slice of an array or a field of a row",
-                    "Take elements one by one.",
-                ));
+            value = match access {
+                AccessExpr::Subscript(Subscript::Index { index }) => {
+                    self.subscript(value, index, scope)?
+                }
+                AccessExpr::Dot(Expr::Identifier(ident)) => self.field(value, &folded(ident))?,
+                _ => {
+                    return Err(SqlError::not_supported(
+                        "a slice of an array or all fields of a record",
+                        "Take elements or fields one by one.",
+                    ));
+                }
             };
-            value = self.subscript(value, index, scope)?;
         }
         Ok(value)
+    }
+
+    /// A field of a record, which is stored as an array of its fields.
+    fn field(&mut self, record: Expression, name: &str) -> Result<Expression, SqlError> {
+        let PgType::Record(fields) = record.base().clone() else {
+            return Err(SqlError::new(
+                SqlState::WRONG_OBJECT_TYPE,
+                format!(
+                    "column notation .{name} applied to type {}, which is not a composite type",
+                    record.base().name()
+                ),
+            ));
+        };
+        let mut places = fields.into_iter().enumerate();
+        let Some((place, (_, base))) = places.find(|(_, (field, _))| field == name) else {
+            return Err(SqlError::new(
+                SqlState::UNDEFINED_COLUMN,
+                format!("could not identify column \"{name}\" in record data type"),
+            ));
+        };
+        let sql = self.sql_of(record)?;
+        Ok(Expression::sql(format!("rung_array_get({sql}, {})", place + 1), base))
     }
 
     fn subscript(
@@ -332,6 +371,7 @@ impl Analyzer<'_> {
             let index = self.expression(index, scope)?;
             return self.operator("->", vec![value, index]);
         }
+        let first = value.data_type.first_subscript();
         let PgType::Array(element) = value.base().clone() else {
             return Err(SqlError::new(
                 SqlState::DATATYPE_MISMATCH,
@@ -343,9 +383,39 @@ impl Analyzer<'_> {
         };
         let index = self.expression_as(index, PgType::Int4, scope)?;
         let sql = self.sql_of(value)?;
-        // Positions count from one; those before it are null.
-        let sql = format!("(CASE WHEN {index} > 0 THEN {sql} ->> ({index} - 1) END)");
+        // What stands before the first element is null.
+        let sql = format!("(CASE WHEN {index} >= {first} THEN {sql} ->> ({index} - {first}) END)");
         Ok(Expression::sql(sql, *element))
+    }
+}
+
+/// What a function says of an array whose first subscript is 0, of what it says of one
+/// that counts from 1.
+pub(super) fn counted_from_zero(
+    name: &str,
+    arguments: usize,
+    value: Expression,
+) -> Result<Expression, SqlError> {
+    match (name, arguments, &value.form) {
+        ("array_lower" | "array_upper", ..) | ("array_position", 2, _) => {
+            let Form::Sql(sql) = &value.form else { return Ok(value) };
+            Ok(Expression::typed(format!("({sql} - 1)"), value.data_type))
+        }
+        ("array_dims" | "array_position" | "array_positions", ..) => Err(SqlError::not_supported(
+            format!("{name} of a vector"),
+            "Its subscripts begin at 0; unnest(...) WITH ORDINALITY numbers its elements.",
+        )),
+        _ => Ok(value),
+    }
+}
+
+fn check_element(base: &PgType) -> Result<(), SqlError> {
+    match base {
+        PgType::Record(_) => Err(SqlError::not_supported(
+            "an array of records",
+            "Make an array of each field that is meant.",
+        )),
+        _ => Ok(()),
     }
 }
 

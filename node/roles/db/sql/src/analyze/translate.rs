@@ -280,6 +280,13 @@ impl Analyzer<'_> {
             return Ok(Expression::sql(format!("({})", tests.join(" AND ")), PgType::Bool));
         }
         let inner = self.expression(inner, scope)?;
+        // Whether a record is null depends on all of its fields.
+        if matches!(inner.base(), PgType::Record(_)) {
+            return Err(SqlError::not_supported(
+                format!("{test} of a record"),
+                "Test the fields that are meant.",
+            ));
+        }
         let inner = self.sql_of(inner)?;
         Ok(truth(format!("({inner} {test})")))
     }

@@ -8,6 +8,7 @@ use sqlparser::ast::{
 
 use super::Analyzer;
 use super::casts::{Conversion, common_type};
+use super::ordering::check_groupable;
 use super::query::{NamedQuery, QueryColumn, QueryText, set_operator};
 use super::scope::{Scope, folded, schema_and_name};
 use crate::{SqlError, SqlState, TypeUse};
@@ -114,6 +115,9 @@ impl Analyzer<'_> {
         }
         for (index, (output, own)) in right.columns().iter().zip(&types).enumerate() {
             let both = common_type(&[own, &output.expression.data_type], "UNION")?;
+            if operator != "UNION ALL" {
+                check_groupable(&both.base)?;
+            }
             if both.base != own.base {
                 return Err(SqlError::new(
                     SqlState::DATATYPE_MISMATCH,

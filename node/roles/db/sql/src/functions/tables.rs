@@ -28,6 +28,7 @@ pub(crate) const FUNCTIONS: Lines = &[
     ),
     ("generate_subscripts(anyarray, int4) -> int4", "rung_subscripts({0}, {1})"),
     ("unnest(anyarray) -> anyelement", "rung_unnest({0})"),
+    ("_pg_expandarray(anyarray) -> record(x anyelement, n int4)", "rung_numbered_items({0})"),
     ("string_to_table(text, text) -> text", "rung_unnest(rung_string_to_array({0}, {1}, NULL))"),
     (
         "string_to_table(text, text, text) -> text",
@@ -106,6 +107,13 @@ pub(super) const TABLES: &[TableFunction] = &[
         rows: |arguments, _| values(ArrayValue::from_stored(text(arguments, 0))?.items.into_iter()),
     },
     TableFunction {
+        name: "rung_numbered_items",
+        declaration: c"CREATE TABLE x(x, n, a HIDDEN)",
+        columns: 2,
+        arguments: 1,
+        rows: numbered_items,
+    },
+    TableFunction {
         name: "rung_regexp_matches",
         declaration: c"CREATE TABLE x(value, a HIDDEN, b HIDDEN, c HIDDEN)",
         columns: 1,
@@ -178,6 +186,17 @@ fn integer(arguments: &[Value], index: usize) -> i64 {
 
 fn invalid(message: &str) -> SqlError {
     SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message)
+}
+
+/// The elements that one subscript means, NULL in an array of arrays.
+fn numbered_items(arguments: &[Value], _: &SharedContext) -> Result<Rows, SqlError> {
+    let array = ArrayValue::from_stored(text(arguments, 0))?;
+    let items = match array.dimensions.as_slice() {
+        [rows, _, ..] => vec![Value::Null; *rows],
+        _ => array.items,
+    };
+    let numbered = (1..).map(Value::Integer).zip(items);
+    Ok(Box::new(numbered.map(|(number, item)| Ok(vec![item, number]))))
 }
 
 fn series(arguments: &[Value], _: &SharedContext) -> Result<Rows, SqlError> {

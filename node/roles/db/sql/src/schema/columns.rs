@@ -136,13 +136,13 @@ fn serial_type(data_type: &DataType) -> Option<PgType> {
 }
 
 pub(super) fn check_storable(name: &str, data_type: &TypeUse) -> Result<(), SqlError> {
-    match &data_type.base {
-        PgType::Void | PgType::Unknown => Err(SqlError::new(
-            SqlState::INVALID_TABLE_DEFINITION,
-            format!("column \"{name}\" has pseudo-type {}", data_type.base.name()),
-        )),
-        _ => Ok(()),
+    if !data_type.base.is_pseudo() {
+        return Ok(());
     }
+    Err(SqlError::new(
+        SqlState::INVALID_TABLE_DEFINITION,
+        format!("column \"{name}\" has pseudo-type {}", data_type.base.name()),
+    ))
 }
 
 fn set_nullable(

@@ -55,7 +55,8 @@ pub(crate) fn storage(data_type: &PgType) -> (&'static str, Option<&'static str>
         | PgType::Uuid
         | PgType::Void
         | PgType::Unknown
-        | PgType::Array(_) => ("TEXT", None),
+        | PgType::Array(_)
+        | PgType::Record(_) => ("TEXT", None),
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) fn create(change: &mut Change<'_>, statement: &CreateView) -> Result<
                 format!("column \"{name}\" specified more than once"),
             ));
         }
+        super::columns::check_storable(&name, &column.data_type)?;
         columns.push(Column {
             name,
             number: index as i16 + 1,

@@ -3,7 +3,7 @@
 use rusqlite::types::Value;
 
 use super::rows::{Rows, row};
-use super::{BTREE, HEAP, OWNER, PG_CATALOG};
+use super::{BTREE, HEAP, INFORMATION_SCHEMA, OWNER, PG_CATALOG};
 use crate::PgType;
 use crate::signature::{FunctionKind, Signature, SignatureType, Signatures};
 
@@ -22,6 +22,7 @@ pub(super) fn traits(data_type: &PgType) -> Traits {
         2 => 's',
         8 | 16 if *data_type != PgType::Uuid => 'd',
         _ if matches!(data_type, PgType::Uuid | PgType::Name) => 'c',
+        _ if matches!(data_type, PgType::Record(_)) => 'd',
         _ => 'i',
     };
     let storage = match data_type {
@@ -108,6 +109,7 @@ const TYPES: &[PgType] = &[
     PgType::Regtype,
     PgType::Void,
     PgType::Unknown,
+    PgType::Record(Vec::new()),
 ];
 
 pub(super) fn types(rows: &mut Rows<'_>) {
@@ -126,7 +128,7 @@ fn one_type(rows: &mut Rows<'_>, data_type: &PgType) {
         PgType::Array(element) => element.oid(),
         _ => 0,
     };
-    let is_pseudo = matches!(data_type, PgType::Void | PgType::Unknown);
+    let is_pseudo = data_type.is_pseudo();
     let separator = match data_type {
         PgType::Date
         | PgType::Time
@@ -137,7 +139,8 @@ fn one_type(rows: &mut Rows<'_>, data_type: &PgType) {
         | PgType::Uuid
         | PgType::Json
         | PgType::Jsonb
-        | PgType::Void => "_",
+        | PgType::Void
+        | PgType::Record(_) => "_",
         _ => "",
     };
     let stem = if element != 0 { "array_".to_owned() } else { format!("{name}{separator}") };
@@ -207,8 +210,11 @@ pub(super) fn functions(rows: &mut Rows<'_>) {
             _ => 'f',
         };
         let arguments: Vec<u32> = function.arguments.iter().map(type_oid).collect();
+        // What only the views of the information schema call is there.
+        let schema =
+            if function.name.starts_with("_pg_") { INFORMATION_SCHEMA } else { PG_CATALOG };
         row!(rows,
-            oid: oid, proname: function.name, pronamespace: PG_CATALOG, proowner: OWNER,
+            oid: oid, proname: function.name, pronamespace: schema, proowner: OWNER,
             prolang: 12u32, procost: 1.0, prorows: 0.0,
             provariadic: if function.variadic { 2276u32 } else { 0 },
             prokind: kind, proleakproof: false, proisstrict: true,

@@ -106,7 +106,14 @@ pub(crate) fn parse_text(
             let array = array::parse_text(text, |item| parse_text(item, element, context))?;
             Value::Text(array.to_stored())
         }
+        T::Record(_) => return Err(anonymous()),
     })
+}
+
+/// As PostgreSQL says it: nothing tells what the fields would be.
+fn anonymous() -> SqlError {
+    SqlError::new(SqlState::NOT_SUPPORTED, "input of anonymous composite types is not implemented")
+        .hint("Give the fields one by one.")
 }
 
 /// At most so many bytes, without cutting a character.
@@ -369,6 +376,7 @@ fn read_binary(bytes: &[u8], data_type: &PgType) -> Result<Value, SqlError> {
             Value::Text(valid_text(bytes)?.to_owned())
         }
         T::Array(element) => Value::Text(read_array(bytes, element, data_type)?.to_stored()),
+        T::Record(_) => return Err(anonymous()),
     })
 }
 

@@ -6,7 +6,7 @@ use super::array::{self, ArrayValue};
 use super::calendar::{INFINITY, NEGATIVE_INFINITY};
 use super::interval::Interval;
 use super::time_zone::TimeZone;
-use super::{datetime_output, float, numeric};
+use super::{datetime_output, float, numeric, record};
 use crate::{Context, PgType, SqlError, SqlState, TypeUse};
 
 /// Writes what PostgreSQL prints; nothing for NULL, which the caller tells apart.
@@ -76,6 +76,10 @@ pub(crate) fn write_text(
                 write_text(out, ValueRef::from(item), element, zone)
             })?;
         }
+        (T::Record(fields), ValueRef::Text(text)) => {
+            let items = ArrayValue::from_stored(utf8(text)?)?.items;
+            record::write_text(out, fields, &items, zone)?;
+        }
         (_, ValueRef::Text(text)) => out.extend_from_slice(text),
         (_, ValueRef::Blob(bytes)) => write_bytea(out, bytes),
     }
@@ -122,7 +126,7 @@ pub fn encode_binary(
     write_binary(out, value, &data_type.base)
 }
 
-fn write_binary(
+pub(super) fn write_binary(
     out: &mut Vec<u8>,
     value: ValueRef<'_>,
     data_type: &PgType,
@@ -186,6 +190,9 @@ fn write_binary(
         }
         (T::Array(element), ValueRef::Text(text)) => {
             write_array(out, &ArrayValue::from_stored(utf8(text)?)?, element)?;
+        }
+        (T::Record(fields), ValueRef::Text(text)) => {
+            record::write_binary(out, fields, &ArrayValue::from_stored(utf8(text)?)?.items)?;
         }
         (
             T::Text

@@ -29,17 +29,30 @@ macro_rules! types {
             length: $length,
         };)*
 
-        static TYPES: &[&Names] = &[$(&$variant),*];
+        static TYPES: &[&Names] = &[$(&$variant,)* &RECORD];
 
         /// Of the type, or of an array's elements.
         fn names(data_type: &PgType) -> &'static Names {
             match data_type {
                 $(PgType::$variant => &$variant,)*
                 PgType::Array(element) => names(element),
+                PgType::Record(_) => &RECORD,
             }
         }
     };
 }
+
+/// What is only named has no fields that are known.
+static RECORD: Names = Names {
+    data_type: PgType::Record(Vec::new()),
+    oid: 2249,
+    array_oid: 2287,
+    sql_name: "record",
+    array_sql_name: "_record",
+    name: "record",
+    array_name: "record[]",
+    length: -1,
+};
 
 types! {
     Bool         16   1000 "bool"        "boolean"                      1;
@@ -187,9 +200,18 @@ impl PgType {
             Self::Bytea | Self::Json | Self::Jsonb | Self::Uuid => 'U',
             Self::Date | Self::Time | Self::Timestamp | Self::Timestamptz => 'D',
             Self::Interval => 'T',
-            Self::Void => 'P',
+            Self::Void | Self::Record(_) => 'P',
             Self::Unknown => 'X',
+            Self::Array(_) if self.is_pseudo() => 'P',
             Self::Array(_) => 'A',
+        }
+    }
+
+    /// Whether no column can have it.
+    pub fn is_pseudo(&self) -> bool {
+        match self {
+            Self::Array(element) => element.is_pseudo(),
+            _ => matches!(self, Self::Void | Self::Unknown | Self::Record(_)),
         }
     }
 

@@ -97,6 +97,34 @@ fn values_come_as_text_and_as_binary() {
     assert_eq!(error.detail.as_deref(), Some("Key (id)=(1) already exists."));
 }
 
+/// As drivers ask for the columns of a key: with parameters whose types they give.
+#[test]
+fn fields_of_records_go_with_parameters() {
+    let mut session = Session::new();
+    session.answer("CREATE TABLE k (a integer, b text, PRIMARY KEY (b, a))");
+    let text = "SELECT listed.attname, (listed.part).n, listed.part FROM \
+                (SELECT t.relname, a.attname, a.attnum, \
+                 information_schema._pg_expandarray(i.indkey) AS part \
+                 FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid \
+                 JOIN pg_attribute a ON a.attrelid = t.oid) AS listed \
+                WHERE (listed.part).x = listed.attnum AND listed.relname = $1 ORDER BY 2";
+    let statement = parse(text).unwrap().remove(0);
+    let types = [Some(PgType::Varchar)];
+    let context = session.context.clone();
+    let columns = session.executor.describe(&statement, &types, &context).unwrap().columns;
+    let oids: Vec<u32> = columns.iter().map(|column| column.data_type.oid()).collect();
+    assert_eq!(oids, [19, 23, 2249]);
+    let values = vec![Some(Bytes::from_static(b"k"))];
+    let parameters = Parameters { values, formats: Formats(vec![0]) };
+    let mut rows = Rows::default();
+    let formats = Formats::default();
+    session
+        .executor
+        .execute(&statement, &types, &parameters, &formats, &context, &mut rows)
+        .unwrap();
+    assert_eq!(rows.lines, ["attname|n|part", "b|1|(2,1)", "a|2|(1,2)"]);
+}
+
 #[test]
 fn a_statement_that_fails_leaves_nothing_behind() {
     let mut session = with_table();

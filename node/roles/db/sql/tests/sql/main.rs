@@ -60,4 +60,5 @@ cases! {
     more_selects_answer_as_postgresql_does "more.txt";
     what_is_not_done_is_refused "differences.txt";
     changes_of_the_schema_answer_as_postgresql_does "schema.txt";
+    rows_as_values_answer_as_postgresql_does "records.txt";
 }
