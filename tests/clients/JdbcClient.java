@@ -206,6 +206,48 @@ public class JdbcClient {
         column(told.getFunctions(null, null, "lower"), "FUNCTION_NAME");
     }
 
+    // Keys in another order than the columns, and what indexes are made of.
+    static void keys(Connection connection) throws Exception {
+        try (Statement statement = connection.createStatement()) {
+            statement.execute("CREATE TABLE shelf (number int NOT NULL, room text NOT NULL, label varchar(20) NOT NULL,"
+                    + " \"Last Seen\" date, note text, PRIMARY KEY (room, number))");
+            statement.execute("CREATE UNIQUE INDEX shelf_label ON shelf (label DESC)");
+            statement.execute("CREATE INDEX shelf_seen ON shelf (\"Last Seen\", number DESC)");
+            statement.execute("CREATE INDEX shelf_note ON shelf (lower(note), room)");
+            statement.execute("CREATE TABLE loan (day date PRIMARY KEY, number int, room text,"
+                    + " FOREIGN KEY (room, number) REFERENCES shelf (room, number))");
+        }
+        DatabaseMetaData told = connection.getMetaData();
+        List<List<Object>> parts = new ArrayList<>();
+        ResultSet keys = told.getPrimaryKeys(null, "public", "shelf");
+        while (keys.next())
+            parts.add(List.of(keys.getInt("KEY_SEQ"), keys.getString("COLUMN_NAME"), keys.getString("PK_NAME")));
+        same(List.of(List.of(1, "room", "shelf_pkey"), List.of(2, "number", "shelf_pkey")), parts);
+        same(List.of("id"), column(told.getPrimaryKeys(null, "public", "book"), "COLUMN_NAME"));
+        same(List.of("number", "room"), column(
+                told.getBestRowIdentifier(null, "public", "shelf", DatabaseMetaData.bestRowSession, true), "COLUMN_NAME"));
+        same(List.of("shelf_label 1 label D unique", "shelf_pkey 1 room A unique", "shelf_pkey 2 number A unique",
+                "shelf_note 1 lower(note) A", "shelf_note 2 room A", "shelf_seen 1 Last Seen A",
+                "shelf_seen 2 number D"), indexes(told, "shelf", false));
+        same(List.of("author_name_key 1 name A unique", "author_pkey 1 id A unique"), indexes(told, "author", true));
+        ResultSet shared = told.getCrossReference(null, "public", "shelf", null, "public", "loan");
+        List<String> references = new ArrayList<>();
+        while (shared.next())
+            references.add(shared.getInt("KEY_SEQ") + " " + shared.getString("PKCOLUMN_NAME") + " "
+                    + shared.getString("FKCOLUMN_NAME") + " " + shared.getString("PK_NAME"));
+        same(List.of("1 room room shelf_pkey", "2 number number shelf_pkey"), references);
+    }
+
+    static List<String> indexes(DatabaseMetaData told, String table, boolean unique) throws SQLException {
+        List<String> found = new ArrayList<>();
+        ResultSet rows = told.getIndexInfo(null, "public", table, unique, true);
+        while (rows.next())
+            found.add(rows.getString("INDEX_NAME") + " " + rows.getInt("ORDINAL_POSITION") + " "
+                    + rows.getString("COLUMN_NAME") + " " + rows.getString("ASC_OR_DESC")
+                    + (rows.getBoolean("NON_UNIQUE") ? "" : " unique"));
+        return found;
+    }
+
     static void copies(Connection connection) throws Exception {
         CopyManager manager = connection.unwrap(PGConnection.class).getCopyAPI();
         StringBuilder text = new StringBuilder();
@@ -272,6 +314,7 @@ public class JdbcClient {
             rows(connection);
             batches(connection);
             metadata(connection);
+            keys(connection);
             copies(connection);
             settings();
             System.out.println("pgjdbc " + connection.getMetaData().getDriverVersion());
