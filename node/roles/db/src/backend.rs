@@ -51,6 +51,8 @@ pub enum Open {
     /// a snapshot open that is no draft it is refused if anything was committed since.
     Writer {
         savepoints: usize,
+        /// What the transaction reads must be so when it ends.
+        repeatable: bool,
     },
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::batch::panicked;
 use crate::cancel::Cancel;
+use crate::changes::Changed;
 use crate::core::Waiting;
 use crate::error::ShardError;
 use crate::job::{Answer, Boxed, Once, Reply};
@@ -53,6 +54,8 @@ impl Writer {
                 let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
             });
             let waiting = vec![Waiting { kept, answer }];
+            let place = (store.tip().sequence + 1, store.position().sequence);
+            core.claims.commit(place, &[(None, Changed::Unknown)]);
             core.capture(&mut store, Commit { ticket: *ticket, epoch, waiting })
         };
         if let Err(failed) = committed {

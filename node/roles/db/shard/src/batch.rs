@@ -6,9 +6,11 @@ use std::time::Instant;
 use rung_sql::Executor;
 use rusqlite::ErrorCode;
 
+use crate::changes::Changed;
+use crate::claims::Ended;
 use crate::core::Waiting;
 use crate::error::ShardError;
-use crate::job::{Boxed, Job, JobKind, Verdict};
+use crate::job::{Boxed, Job, JobKind, Verdict, Written};
 use crate::turn::{Length, Stopped};
 use crate::writer::Writer;
 
@@ -39,7 +41,7 @@ impl Writer {
     pub fn write_here(
         mut self: Box<Self>,
         job: Job,
-        length: impl FnOnce(&mut Executor) -> Length,
+        mut length: impl FnMut(&mut Executor) -> Length,
         epoch: u64,
     ) {
         let executor = &mut self.connected().executor;
@@ -69,7 +71,7 @@ impl Writer {
         let began = Instant::now();
         let mut again = vec![first];
         let mut done: Vec<Done> = Vec::new();
-        if let Err(error) = self.control("BEGIN IMMEDIATE") {
+        if let Err(error) = self.begin() {
             return self.fail_all(again, done, &error);
         }
         loop {
@@ -93,7 +95,7 @@ impl Writer {
                 Member::RolledBack => {
                     // The others begin anew: they have not been answered.
                     again.extend(done.drain(..).rev().map(|one| one.job));
-                    if let Err(error) = self.control("BEGIN IMMEDIATE") {
+                    if let Err(error) = self.begin() {
                         return self.fail_all(again, done, &error);
                     }
                 }
@@ -122,14 +124,14 @@ impl Writer {
             job.refuse(sqlite_error(&error));
             return Member::Answered;
         }
-        let meter = self.core.meter.clone();
+        let core = self.core.clone();
         let JobKind::Write(work, _) = &mut job.kind else {
             unreachable!("only writes join a batch")
         };
-        meter.begin(None, Some(job.until), job.cancel.clone());
+        core.meter.begin(None, Some(job.until), job.cancel.clone());
         let executor = &mut self.connected().executor;
         let verdict = catch_unwind(AssertUnwindSafe(|| work(executor)));
-        let stopped = meter.end();
+        let stopped = core.meter.end();
         let executor = &self.connected().executor;
         if executor.connection().is_autocommit() {
             return self.rolled_back(job, verdict.ok(), stopped);
@@ -144,14 +146,36 @@ impl Writer {
                 None => (Ok(result), true),
             },
         };
-        let ended = if kept { Ok(()) } else { self.control(ROLLBACK_TO) };
+        let changed = core.changes.take(executor.connection()).0;
+        let waits = if kept { self.waits_for(&job, &changed) } else { None };
+        let keeps = kept && waits.is_none();
+        let ended = if keeps { Ok(()) } else { self.control(ROLLBACK_TO) };
         if let Err(error) = ended.and_then(|()| self.control(RELEASE)) {
             job.refuse(sqlite_error(&error));
             // It is unknown what the savepoint holds, so the transaction ends.
             self.roll_back();
             return Member::RolledBack;
         }
+        if let Some(ended) = waits {
+            job.comes_again(ended);
+            return Member::Answered;
+        }
+        if keeps {
+            self.changed.push((job.claim.clone(), changed));
+        }
         Member::Done(Done { job, result, kept })
+    }
+
+    /// Whom a write waits for that has changed this, if it waits for anybody. If not,
+    /// whoever has claimed something of it learns of that.
+    fn waits_for(&self, job: &Job, changed: &Changed) -> Option<Ended> {
+        let by = job.claim.as_ref().map(|claim| claim.number());
+        let claims = &self.core.claims;
+        let waits = if job.breaks_claims { None } else { claims.wait(by, changed) };
+        if waits.is_none() {
+            claims.change(by, changed);
+        }
+        waits
     }
 
     /// A statement has ended the transaction of all.
@@ -224,7 +248,7 @@ fn waiting(done: Vec<Done>) -> Vec<Waiting> {
         job.stage.settles();
         // Whoever asked may have gone.
         let answer = Box::new(move |settled: Result<_, ShardError>| {
-            let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
+            let _ = reply.send(settled.and_then(|token| Ok(Written::Done(result?, token))));
         });
         Waiting { kept, answer }
     };

@@ -58,6 +58,8 @@ pub struct Faults {
     pub acknowledge_early: bool,
     /// What a draft came to is not looked at when it is committed.
     pub skip_validation: bool,
+    /// What a draft has changed and read again, others may change.
+    pub ignore_claims: bool,
     /// Entries count in whatever term they reached the log.
     pub ignore_epoch: bool,
     /// One entry in five is proposed so much later than it was executed.

@@ -13,6 +13,8 @@ use rung_sql::SequenceValues;
 use tokio::sync::{Notify, watch};
 
 use crate::archive::Hold;
+use crate::changes::ChangeLog;
+use crate::claims::Claims;
 use crate::config::{Limits, ShardConfig};
 use crate::contention::Contention;
 use crate::error::ShardError;
@@ -57,6 +59,10 @@ pub(crate) struct Core {
     /// Transactions on snapshots that have not ended.
     pub drafts: AtomicUsize,
     contention: Mutex<Contention>,
+    /// What drafts need to stay as it is.
+    pub claims: Claims,
+    /// What the writer changes.
+    pub changes: ChangeLog,
     /// What sequences have given in this epoch.
     pub sequences: SequenceValues,
     /// Writes are refused, so that there is room for what must be written for reads.
@@ -292,6 +298,8 @@ impl Core {
             checkpointed: Notify::new(),
             drafts: AtomicUsize::new(0),
             contention: Mutex::new(Contention::new(config.limits.contention)),
+            claims: Claims::default(),
+            changes: ChangeLog::default(),
             sequences,
             keeps_room: AtomicBool::new(false),
             config,
@@ -336,6 +344,14 @@ impl Core {
     pub fn skips_validation(&self) -> bool {
         #[cfg(feature = "simulation")]
         return self.config.faults.skip_validation;
+        #[cfg(not(feature = "simulation"))]
+        false
+    }
+
+    /// Whether tests want nothing to be claimed.
+    pub fn ignores_claims(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.config.faults.ignore_claims;
         #[cfg(not(feature = "simulation"))]
         false
     }

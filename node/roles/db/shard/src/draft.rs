@@ -2,8 +2,9 @@
 //! executed on a snapshot, where nobody else sees what they change, and once more by the
 //! writer when it ends. It is kept if all of them come to the same then.
 
+mod catch_up;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use crate::core::Core;
 use crate::error::ShardError;
 use crate::read::{Attempt, Holder, elsewhere};
 use crate::readers::ReadConnection;
+use crate::steps::{Step, Steps};
 use crate::token::Token;
 use crate::turn::{Length, Stopped, Turn};
 
@@ -37,52 +39,47 @@ pub enum Trial<R> {
         /// What must be the same again. An error that the first execution did not have
         /// is what the transaction ends with.
         outcome: fn(&R) -> Result<u64, Box<SqlError>>,
+        /// What that depends on.
+        part: Part,
     },
+}
+
+/// What others can do to the outcome of a part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// It reads, and what it has read must be so when the transaction ends.
+    RepeatableRead,
+    /// It reads, and sees what is committed by then. When the transaction ends that need
+    /// not be so any more, but for rows that the transaction itself has changed.
+    CommittedRead,
+    /// It writes, and makes of each row that it changes what depends on that row alone.
+    RowWrite,
+    /// It writes what depends on other rows, too.
+    Write,
+}
+
+impl<R> Trial<R> {
+    pub(crate) fn part(&self) -> Option<Part> {
+        match self {
+            Trial::Never | Trial::Forgotten => None,
+            Trial::Kept { part, .. } => Some(*part),
+        }
+    }
 }
 
 /// What became of a part.
 pub(crate) enum Tried<R> {
-    Done(R, Tape),
+    Done(R, Done),
     /// It reads for longer than a client's thread may.
     Long,
     /// The writer must do it.
     Writer,
 }
 
-/// A part that was executed, and how that is done again.
-pub(crate) struct Step {
-    key: u64,
+/// How a part was executed.
+pub(crate) struct Done {
     tape: Tape,
-    outcome: Result<u64, Box<SqlError>>,
-    /// Never locked: it makes what holds a transaction `Sync`.
-    again: Mutex<Box<Again>>,
-}
-
-type Again = dyn FnMut(&mut Executor) -> Result<u64, Box<SqlError>> + Send;
-
-/// What was executed on the snapshot, to be executed by the writer.
-pub(crate) struct Steps {
-    steps: Vec<Step>,
-    /// How long it took.
-    pub spent: Duration,
-    core: Arc<Core>,
-    _open: Open,
-}
-
-/// Counts drafts that have not ended, for whom a hand-over waits.
-struct Open(Arc<Core>);
-
-impl Open {
-    fn new(core: &Arc<Core>) -> Self {
-        core.drafts.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(core))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.drafts.fetch_sub(1, Ordering::SeqCst);
-    }
+    has_changed: bool,
 }
 
 /// A transaction on its snapshot.
@@ -113,17 +110,16 @@ impl Drop for Snapshot {
     }
 }
 
-impl Draft {
-    /// A draft, if there can be one now: on the primary, while it makes no checkpoint and
-    /// is not handed over, and there are not too many.
-    pub fn begin(core: &Arc<Core>) -> Option<Self> {
+impl Snapshot {
+    /// A snapshot with a draft on it, if there can be one now: on the primary of an epoch,
+    /// while it makes no checkpoint and is not handed over, and there are not too many.
+    fn begin(core: &Arc<Core>) -> Option<(Self, u64, Token)> {
         let epoch = {
             let desk = core.desk();
             // A checkpoint waits for snapshots, so none begins before it.
             let waits = desk.paused.is_some() || desk.waits_for_checkpoint(&core.config.limits);
             desk.epoch().filter(|epoch| !waits && desk.may_go_on(*epoch))?
         };
-        let open = Open::new(core);
         let held = match core.readers.begin_draft() {
             Ok(held) => held?,
             Err(error) => {
@@ -135,9 +131,16 @@ impl Draft {
         let position = core.token(&held.position());
         let holder: Holder = Arc::new(Mutex::new(Some(held)));
         core.readers.holds(&holder);
-        let (steps, spent) = (Vec::new(), Duration::ZERO);
-        let steps = Steps { steps, spent, core: Arc::clone(core), _open: open };
-        let snapshot = Snapshot { core: Arc::clone(core), holder };
+        Some((Self { core: Arc::clone(core), holder }, epoch, position))
+    }
+}
+
+impl Draft {
+    /// A draft, if there can be one now.
+    pub fn begin(core: &Arc<Core>) -> Option<Self> {
+        // Before it is looked whether the shard is handed over, which waits for it.
+        let steps = Steps::new(core);
+        let (snapshot, epoch, position) = Snapshot::begin(core)?;
         Some(Self {
             core: Arc::clone(core),
             epoch,
@@ -170,7 +173,7 @@ impl Draft {
             Trial::Never => false,
             Trial::Forgotten => true,
             Trial::Kept { key, .. } => {
-                self.steps.steps.len() < self.core.config.limits.draft_statements
+                self.steps.len() < self.core.config.limits.draft_statements
                     && !(self.is_large && self.has_changed)
                     && !self.core.contention().has(*key, Instant::now())
             }
@@ -201,14 +204,16 @@ impl Draft {
                 Length::Interruptible => Some(self.core.config.limits.inline),
                 Length::Short => None,
             };
-            let changes = sandbox.executor.connection().total_changes();
             let tried = execute(sandbox, budget, until, cancel, work);
             let connection = sandbox.executor.connection();
-            self.has_changed |= connection.total_changes() != changes;
+            self.steps.note(sandbox.changes.take(connection));
             self.is_large = draft_bytes(connection) > self.core.config.limits.draft_bytes;
             tried
         });
         self.steps.spent += began.elapsed();
+        if let Ok(Tried::Done(_, done)) = &tried {
+            self.has_changed |= done.has_changed;
+        }
         tried
     }
 
@@ -249,17 +254,28 @@ impl Draft {
         self.position
     }
 
-    /// Notes what was executed.
+    /// Notes what was executed. A read may be let go if it was made where
+    /// [`Draft::catch_up`] says.
     pub fn note<R: 'static>(
         &mut self,
         trial: Trial<R>,
-        (result, tape): (&R, Tape),
+        may_let_go: bool,
+        (result, done): (&R, Done),
         mut work: impl FnMut(&mut Executor, &Turn) -> R + Send + 'static,
     ) {
-        if let Trial::Kept { key, outcome } = trial {
+        if let Trial::Kept { key, outcome, part } = trial {
+            if part == Part::Write {
+                self.steps.open();
+            }
             let again = move |executor: &mut Executor| outcome(&work(executor, &Turn::new(true)));
-            let again = Mutex::new(Box::new(again) as Box<Again>);
-            self.steps.steps.push(Step { key, tape, outcome: outcome(result), again });
+            self.steps.add(Step {
+                key,
+                tape: done.tape,
+                outcome: outcome(result),
+                // What it took from a sequence must be in the database.
+                is_let_go: may_let_go && !done.has_changed,
+                again: Mutex::new(Box::new(again)),
+            });
         }
     }
 
@@ -305,6 +321,7 @@ fn execute<R>(
 ) -> Result<Tried<R>, ShardError> {
     let ReadConnection { executor, meter, .. } = sandbox;
     let turn = Turn::new(budget.is_none());
+    let changes = executor.connection().total_changes();
     meter.begin(budget, Some(until), cancel.clone());
     let executed = catch_unwind(AssertUnwindSafe(|| executor.recording(|it| work(it, &turn))));
     let stopped = meter.end();
@@ -317,34 +334,10 @@ fn execute<R>(
         (_, Some(stopped @ (Stopped::Deadline | Stopped::Canceled))) => Err(stopped.error()),
         (_, Some(Stopped::Budget)) => Ok(Tried::Long),
         (Ok(_), None) if turn.moves() => Ok(Tried::Long),
-        (Ok((result, tape)), None) if !tape.is_refused() => Ok(Tried::Done(result, tape)),
-        _ => Ok(Tried::Writer),
-    }
-}
-
-impl Steps {
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
-    /// Executes all of it once more, in a transaction of the writer's.
-    ///
-    /// # Errors
-    /// [`ShardError::Changed`], or the error that a statement has only now.
-    pub fn again(&mut self, executor: &mut Executor) -> Result<(), ShardError> {
-        for step in &mut self.steps {
-            let again = step.again.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let outcome = executor.playing(&step.tape, again);
-            if outcome == step.outcome || self.core.skips_validation() {
-                continue;
-            }
-            self.core.counts.conflicts.fetch_add(1, Ordering::Relaxed);
-            self.core.contention().add(step.key, Instant::now());
-            return Err(match outcome {
-                Err(error) => ShardError::Refused(error),
-                Ok(_) => ShardError::Changed,
-            });
+        (Ok((result, tape)), None) if !tape.is_refused() => {
+            let has_changed = executor.connection().total_changes() != changes;
+            Ok(Tried::Done(result, Done { tape, has_changed }))
         }
-        Ok(())
+        _ => Ok(Tried::Writer),
     }
 }

@@ -15,6 +15,7 @@ use crate::draft::{Draft, Trial, Tried};
 use crate::error::ShardError;
 use crate::job::{self, Answer, Once, Stage};
 use crate::shard::Shard;
+use crate::steps::Claim;
 use crate::token::Token;
 use crate::transaction::{Part, Step, until_settled};
 use crate::turn::{Length, Stopped, Turn};
@@ -24,6 +25,8 @@ use crate::writer::Writer;
 pub(crate) struct Handle {
     core: Arc<Core>,
     number: u64,
+    /// Of the draft that it was. Others shall not read what it is about to change.
+    claim: Option<Arc<Claim>>,
     /// Why the transaction is over, once it is.
     ended: Arc<Mutex<Option<ShardError>>>,
 }
@@ -59,7 +62,7 @@ pub struct WriteTransaction {
 }
 
 enum State {
-    Draft(Draft),
+    Draft(Box<Draft>),
     Held(Handle),
     Over(ShardError),
 }
@@ -70,7 +73,7 @@ impl WriteTransaction {
     }
 
     pub(crate) fn draft(shard: &Shard, draft: Draft) -> Self {
-        Self { shard: shard.clone(), state: State::Draft(draft) }
+        Self { shard: shard.clone(), state: State::Draft(Box::new(draft)) }
     }
 
     /// Executes a part of the transaction on the writer's thread. Savepoints are
@@ -123,12 +126,21 @@ impl WriteTransaction {
         if let State::Draft(draft) = &mut self.state
             && draft.takes(&trial)
         {
+            let caught_up = draft.catch_up(trial.part(), until, cancel).await;
+            let may_let_go = match caught_up {
+                Ok(may_let_go) => may_let_go,
+                Err(error @ (ShardError::TimedOut(_) | ShardError::Canceled)) => return Err(error),
+                Err(error) => {
+                    self.state = State::Over(error.clone());
+                    return Err(error);
+                }
+            };
             let mut tried = draft.run(until, cancel, &mut length, &mut work)?;
             if matches!(tried, Tried::Long) && draft.only_reads() {
                 (tried, work) = draft.run_long(until, cancel, work).await?;
             }
-            if let Tried::Done(result, tape) = tried {
-                draft.note(trial, (&result, tape), work);
+            if let Tried::Done(result, done) = tried {
+                draft.note(trial, may_let_go, (&result, done), work);
                 return Ok(result);
             }
         }
@@ -154,14 +166,16 @@ impl WriteTransaction {
 
     async fn take_writer(
         &self,
-        draft: Draft,
+        draft: Box<Draft>,
         until: Instant,
         cancel: &Cancel,
     ) -> Result<Handle, ShardError> {
         let mut steps = draft.into_steps()?;
         let mut handle = self.shard.take_writer(until, cancel).await?;
         if !steps.is_empty() {
-            let work = move |executor: &mut Executor| steps.again(executor);
+            handle.claim = Some(Arc::clone(steps.claim()));
+            let core = Arc::clone(&handle.core);
+            let work = move |executor: &mut Executor| steps.again(executor, &core.changes);
             handle.run(until, cancel, work).await??;
         }
         Ok(handle)
@@ -193,7 +207,7 @@ impl WriteTransaction {
 
 impl Handle {
     pub fn new(core: Arc<Core>, number: u64, ended: Arc<Mutex<Option<ShardError>>>) -> Self {
-        Self { core, number, ended }
+        Self { core, number, claim: None, ended }
     }
 
     /// See [`WriteTransaction::run`].

@@ -10,8 +10,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use crate::cancel::Cancel;
+use crate::claims::Ended;
 use crate::error::ShardError;
 use crate::interactive::Handle;
+use crate::steps::Claim;
 use crate::token::Token;
 
 /// How long after its deadline work that is being executed is waited for: it has
@@ -41,18 +43,27 @@ pub(crate) struct Job {
     pub stage: Stage,
     /// It has rolled back a whole batch, and is executed in one of its own.
     pub apart: bool,
-    /// It is the end of a transaction, which may take place while nothing else begins.
-    pub ends_draft: bool,
+    /// It is the end of a draft, which may take place while nothing else begins.
+    pub claim: Option<Arc<Claim>>,
+    /// It has waited for claims of others for long enough.
+    pub breaks_claims: bool,
     pub kind: JobKind,
 }
 
 pub(crate) enum JobKind {
     /// Executed with others in one transaction.
-    Write(Write, Reply<(Boxed, Token)>),
+    Write(Write, Reply<Written>),
     /// An interactive transaction.
     Begin(Reply<Handle>),
     /// Executed outside of any transaction.
     Alone(Once, Reply<(Boxed, Token)>),
+}
+
+/// What became of a write.
+pub(crate) enum Written {
+    Done(Boxed, Token),
+    /// It changes what another has claimed, and shall come again when he has ended.
+    Waits(Write, Ended),
 }
 
 impl Job {
@@ -64,7 +75,8 @@ impl Job {
             cancel: cancel.clone(),
             stage: stage.clone(),
             apart: false,
-            ends_draft: false,
+            claim: None,
+            breaks_claims: false,
             kind,
         };
         (job, stage)
@@ -73,8 +85,17 @@ impl Job {
     pub fn refuse(self, error: ShardError) {
         // Nobody may be waiting any more, which is fine for all of these.
         match self.kind {
-            JobKind::Write(_, reply) | JobKind::Alone(_, reply) => drop(reply.send(Err(error))),
+            JobKind::Write(_, reply) => drop(reply.send(Err(error))),
+            JobKind::Alone(_, reply) => drop(reply.send(Err(error))),
             JobKind::Begin(reply) => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// It was undone, to be executed again when somebody else has ended.
+    pub fn comes_again(self, ended: Ended) {
+        if let JobKind::Write(work, reply) = self.kind {
+            // Nobody may be waiting any more.
+            let _ = reply.send(Ok(Written::Waits(work, ended)));
         }
     }
 

@@ -9,6 +9,7 @@ use rung_pages::{Gate, PagesError, Reader, ReaderTicket, Reading};
 use rung_sql::{Executor, SequenceValues};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::changes::ChangeLog;
 use crate::config::Limits;
 use crate::error::ShardError;
 use crate::read::{Held, Holder, evict};
@@ -19,6 +20,8 @@ pub(crate) struct ReadConnection {
     pub executor: Executor,
     ticket: ReaderTicket,
     pub meter: Meter,
+    /// What is changed, on a connection for drafts.
+    pub changes: ChangeLog,
     number: u64,
 }
 
@@ -159,9 +162,11 @@ impl Readers {
         let failed =
             |source| PagesError::Sqlite { what: "prepare a connection for reading", source };
         meter.install(&mut reader.connection).map_err(failed)?;
+        let changes = ChangeLog::with_inserted();
+        changes.install(&mut reader.connection).map_err(failed)?;
         let executor = Executor::sharing(reader.connection, self.sequences.clone())
             .map_err(|error| PagesError::Broken(error.to_string()))?;
-        Ok(ReadConnection { executor, ticket: reader.ticket, meter, number })
+        Ok(ReadConnection { executor, ticket: reader.ticket, meter, changes, number })
     }
 
     /// Leave for one more draft, if there are not too many.
@@ -182,7 +187,11 @@ impl Readers {
             };
             let connection = sandbox.executor.connection();
             match self.gate.begin_draft(connection, sandbox.ticket, reading) {
-                Ok(true) => return Ok(Some(sandbox)),
+                Ok(true) => {
+                    // Of the one before.
+                    sandbox.changes.take(connection);
+                    return Ok(Some(sandbox));
+                }
                 Ok(false) => {
                     self.end_draft(sandbox);
                     return Ok(None);

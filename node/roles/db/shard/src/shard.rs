@@ -13,16 +13,18 @@ use rung_sql::Executor;
 use tokio::sync::{oneshot, watch};
 
 use crate::cancel::Cancel;
+use crate::claims::{HELD, until_ended};
 use crate::config::{First, ShardConfig};
 use crate::core::Core;
-use crate::draft::{Draft, Steps};
+use crate::draft::Draft;
 use crate::error::{HandOverError, ShardError};
 use crate::fresh::Fresh;
 use crate::interactive::{Handle, WriteTransaction};
-use crate::job::{self, Boxed, Job, JobKind, Verdict};
+use crate::job::{self, Boxed, Job, JobKind, Verdict, Write, Written};
 use crate::machine::Machine;
 use crate::read::{ReadLevel, ReadTransaction, read_once};
 use crate::status::{CopyState, ShardStatus, Stop};
+use crate::steps::{Claim, Steps};
 use crate::token::Token;
 use crate::turn::{Length, Turn};
 use crate::writer::Writer;
@@ -246,38 +248,49 @@ impl Shard {
         &self,
         deadline: Duration,
         cancel: &Cancel,
-        length: impl FnOnce(&mut Executor) -> Length,
+        length: impl FnMut(&mut Executor) -> Length,
         work: impl FnMut(&mut Executor) -> Verdict<R> + Send + 'static,
     ) -> Result<(R, Token), ShardError> {
         let until = Instant::now() + deadline;
-        self.write_until(until, cancel, false, length, work).await
+        self.write_until(until, cancel, None, length, work).await
     }
 
     async fn write_until<R: Send + 'static>(
         &self,
         until: Instant,
         cancel: &Cancel,
-        ends_draft: bool,
-        length: impl FnOnce(&mut Executor) -> Length,
+        claim: Option<Arc<Claim>>,
+        mut length: impl FnMut(&mut Executor) -> Length,
         mut work: impl FnMut(&mut Executor) -> Verdict<R> + Send + 'static,
     ) -> Result<(R, Token), ShardError> {
-        let boxed = move |executor: &mut Executor| match work(executor) {
+        let mut boxed: Write = Box::new(move |executor| match work(executor) {
             Verdict::Keep(result) => Verdict::Keep(Box::new(result) as Boxed),
             Verdict::Undo(result) => Verdict::Undo(Box::new(result) as Boxed),
-        };
+        });
         self.check_room()?;
-        let (reply, answer) = oneshot::channel();
-        let kind = JobKind::Write(Box::new(boxed), reply);
         self.taken(until).await;
-        let (mut job, stage) = Job::new(until, cancel, kind);
-        job.ends_draft = ends_draft;
         let core = &self.0.core;
-        match Writer::take_free(core, |desk| desk.is_settled()) {
-            Some((writer, epoch)) => writer.write_here(job, length, epoch),
-            None => core.submit(job),
+        let patience = Instant::now() + core.config.limits.transaction_idle;
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let (mut job, stage) = Job::new(until, cancel, JobKind::Write(boxed, reply));
+            job.claim.clone_from(&claim);
+            job.breaks_claims = Instant::now() >= patience;
+            match Writer::take_free(core, |desk| desk.is_settled()) {
+                Some((writer, epoch)) => writer.write_here(job, &mut length, epoch),
+                None => core.submit(job),
+            }
+            match job::wait(answer, stage, until, cancel.clone()).await? {
+                Written::Done(result, token) => return Ok((unboxed(result), token)),
+                Written::Waits(work, ended) => {
+                    until_ended(ended, patience.min(until), cancel).await?;
+                    boxed = work;
+                }
+            }
+            if Instant::now() >= until {
+                return Err(ShardError::TimedOut(HELD));
+            }
         }
-        let (result, token) = job::wait(answer, stage, until, cancel.clone()).await?;
-        Ok((unboxed(result), token))
     }
 
     /// Executes what was executed on a snapshot, as one write among others.
@@ -288,11 +301,13 @@ impl Shard {
     ) -> Result<Token, ShardError> {
         let is_short = steps.spent <= self.0.core.config.limits.inline;
         let length = move |_: &mut Executor| if is_short { Length::Short } else { Length::Long };
-        let work = move |executor: &mut Executor| match steps.again(executor) {
+        let claim = Some(Arc::clone(steps.claim()));
+        let core = Arc::clone(&self.0.core);
+        let work = move |executor: &mut Executor| match steps.again(executor, &core.changes) {
             Ok(()) => Verdict::Keep(Ok(())),
             Err(error) => Verdict::Undo(Err(error)),
         };
-        let written = self.write_until(until, &Cancel::new(), true, length, work).await;
+        let written = self.write_until(until, &Cancel::new(), claim, length, work).await;
         let (kept, token) = written?;
         kept.map(|()| token)
     }

@@ -167,7 +167,7 @@ impl Writer {
     }
 
     fn open_handle(&mut self, epoch: u64) -> Result<(Handle, Slot), ShardError> {
-        self.statement("BEGIN IMMEDIATE").map_err(|error| sqlite_error(&error))?;
+        self.begin().map_err(|error| sqlite_error(&error))?;
         let core = &self.core;
         let ended = Arc::default();
         let now = Instant::now();

@@ -8,12 +8,14 @@ use rung_pages::{Checkpoint, PageStore, PagesError, WriterTicket};
 use rung_sql::Executor;
 
 use crate::batch::sqlite_error;
+use crate::changes::Changed;
 use crate::core::{CheckpointNeed, Core, Desk, Waiting, stop_for};
 use crate::error::ShardError;
 use crate::interactive::Handle;
 use crate::job::{Job, JobKind, Reply};
 use crate::outbox::{Commit, NotCaptured};
 use crate::status::Stop;
+use crate::steps::Claim;
 use crate::transaction::Wanted;
 use crate::write_lock::Held;
 
@@ -37,6 +39,8 @@ pub(crate) struct Writer {
     pub core: Arc<Core>,
     connected: Option<Connected>,
     lock: Option<Held>,
+    /// What was changed in the open transaction, and by whom.
+    pub changed: Vec<(Option<Arc<Claim>>, Changed)>,
 }
 
 enum Next {
@@ -50,7 +54,8 @@ enum Next {
 /// Runs the writer's thread until the copy is closed. It executes what may take long
 /// and what has gathered in the queue; the rest is done by those who want it.
 pub(crate) fn run(core: Arc<Core>) {
-    let writer = Writer { core: Arc::clone(&core), connected: None, lock: None };
+    let writer =
+        Writer { core: Arc::clone(&core), connected: None, lock: None, changed: Vec::new() };
     core.desk().writer = Some(Box::new(writer));
     loop {
         match next(&core) {
@@ -207,6 +212,7 @@ impl Writer {
         let failed =
             |source| PagesError::Sqlite { what: "prepare a connection for writing", source };
         self.core.meter.install(&mut writer.connection).map_err(failed)?;
+        self.core.changes.install(&mut writer.connection).map_err(failed)?;
         let executor = Executor::sharing(writer.connection, self.core.sequences.clone())
             .map_err(|error| PagesError::Broken(error.to_string()))?;
         self.connected =
@@ -249,7 +255,8 @@ impl Writer {
     /// when that is settled.
     pub fn commit(&mut self, epoch: u64, waiting: Vec<Waiting>) {
         let core = Arc::clone(&self.core);
-        let Connected { executor, ticket, .. } = self.connected();
+        let connected = self.connected.as_ref().expect("it executes, so it is connected");
+        let Connected { executor, ticket, .. } = connected;
         let committed = {
             // The store must not work on the file while something is committed to it.
             let mut store = match core.store() {
@@ -261,8 +268,14 @@ impl Writer {
                 connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
             match committed {
                 Ok(_) => {
+                    let rest = core.changes.take(connection).0;
+                    self.changed.push((None, rest));
                     let commit = Commit { ticket: *ticket, epoch, waiting };
-                    Ok(core.committed(&mut store, commit))
+                    let place = (store.tip().sequence + 1, store.position().sequence);
+                    let done = core.committed(&mut store, commit);
+                    core.claims.commit(place, &self.changed);
+                    self.changed.clear();
+                    Ok(done)
                 }
                 Err(error) => Err((error, waiting)),
             }
@@ -281,8 +294,18 @@ impl Writer {
         }
     }
 
+    /// Begins a transaction, in which nothing is changed yet.
+    pub fn begin(&mut self) -> rusqlite::Result<()> {
+        let core = Arc::clone(&self.core);
+        self.changed.clear();
+        let connection = self.connected().executor.connection();
+        core.changes.take(connection);
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
+    }
+
     /// Rolls back what is open, if anything is.
     pub fn roll_back(&mut self) {
+        self.changed.clear();
         let connection = self.connected().executor.connection();
         if connection.is_autocommit() {
             return;
@@ -392,7 +415,7 @@ fn stop_for_commit(error: &rusqlite::Error) -> Option<Stop> {
 /// The first job in the queue that ends a draft and that somebody still waits for.
 fn take_ending(queue: &mut std::collections::VecDeque<Job>) -> Option<Job> {
     loop {
-        let at = queue.iter().position(|job| job.ends_draft)?;
+        let at = queue.iter().position(|job| job.claim.is_some())?;
         let taken = queue.remove(at)?.take();
         if taken.is_some() {
             return taken;

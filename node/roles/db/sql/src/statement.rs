@@ -1,6 +1,7 @@
 //! A parsed statement, and what a session must know of it before it is executed.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -32,11 +33,20 @@ pub(crate) struct Form {
     pub shape: Option<Shape>,
     /// See [`Statement::number`].
     pub number: OnceLock<u64>,
+    /// See [`Statement::writes_rows_by_themselves`].
+    pub is_narrow: OnceLock<bool>,
 }
 
 impl Form {
     pub fn new(kind: Kind, body: Body) -> Self {
-        Self { kind, body, overriding: false, shape: None, number: OnceLock::new() }
+        Self {
+            kind,
+            body,
+            overriding: false,
+            shape: None,
+            number: OnceLock::new(),
+            is_narrow: OnceLock::new(),
+        }
     }
 }
 
@@ -367,6 +377,19 @@ impl Statement {
         }
     }
 
+    /// Whether it makes of each row that it writes what depends on nothing but that row and
+    /// its parameters: it names no other table, nor its own once more.
+    pub fn writes_rows_by_themselves(&self) -> bool {
+        *self.0.form.is_narrow.get_or_init(|| {
+            let Body::Statement(statement) = self.body() else { return false };
+            let writes = matches!(
+                **statement,
+                ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_)
+            );
+            writes && names_one_table(statement)
+        })
+    }
+
     pub fn kind(&self) -> &Kind {
         &self.0.form.kind
     }
@@ -378,5 +401,44 @@ impl Statement {
     /// What was understood of it, if nobody else has it.
     pub(crate) fn into_form(self) -> Option<Form> {
         Arc::into_inner(Arc::into_inner(self.0)?.form)
+    }
+}
+
+fn names_one_table(statement: &ast::Statement) -> bool {
+    let mut tables = 0;
+    let second = ast::visit_relations(statement, |_| {
+        tables += 1;
+        if tables > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    second.is_continue()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_write_of_rows_by_themselves_names_one_table() {
+        let is_so = |text| crate::parse(text).unwrap()[0].writes_rows_by_themselves();
+        for text in [
+            "UPDATE t SET a = a + $1, b = lower(b) WHERE id = $2 AND a > 0",
+            "DELETE FROM t WHERE id IN (1, 2)",
+            "INSERT INTO t (a, b) VALUES (1, now()), (2, nextval('s')) RETURNING id",
+            "INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = t.a + excluded.a",
+        ] {
+            assert!(is_so(text), "{text}");
+        }
+        for text in [
+            "SELECT 1",
+            "UPDATE t SET a = (SELECT max(a) FROM u) WHERE id = 1",
+            "UPDATE t SET a = u.a FROM u WHERE u.id = t.id",
+            "UPDATE t SET a = 1 WHERE id = (SELECT min(id) FROM t)",
+            "DELETE FROM t USING u WHERE t.id = u.id",
+            "DELETE FROM t WHERE EXISTS (SELECT FROM u)",
+            "INSERT INTO t SELECT max(a) + 1 FROM t",
+            "INSERT INTO t VALUES ((SELECT count(*) FROM u))",
+            "INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = (TABLE u)",
+            "WITH n AS (SELECT a FROM u) INSERT INTO t SELECT a FROM n",
+        ] {
+            assert!(!is_so(text), "{text}");
+        }
     }
 }

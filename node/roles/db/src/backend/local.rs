@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rung_proto::NodeId;
 use rung_shard::{CopyState, ReadLevel, ReadTransaction, Shard, ShardError, Token, Verdict};
-use rung_shard::{Length, Trial, Turn, WriteTransaction};
+use rung_shard::{Length, Part, Trial, Turn, WriteTransaction};
 use rung_sql::{Context, CopyIn, Executor, Kind, SqlError, SqlState};
 
 use super::{Answer, Bounds, Call, Failure, Level, Open, Operation};
@@ -25,6 +25,8 @@ pub(crate) struct LocalSession {
     shard: Shard,
     spool: Arc<Spool>,
     transaction: Transaction,
+    /// What the transaction reads must be so when it ends.
+    is_repeatable: bool,
     /// The COPY from the client that is under way.
     copy: Option<(CopyIn, Context)>,
 }
@@ -34,7 +36,7 @@ type Executed = Result<Answer, SqlError>;
 
 impl LocalSession {
     pub fn new(shard: Shard, spool: Arc<Spool>) -> Self {
-        Self { shard, spool, transaction: Transaction::None, copy: None }
+        Self { shard, spool, transaction: Transaction::None, is_repeatable: false, copy: None }
     }
 
     pub fn is_primary(shard: &Shard) -> bool {
@@ -186,7 +188,7 @@ impl LocalSession {
             Open::Nothing => Err(not_open()),
             // Whoever reads at the primary may write later.
             Open::Snapshot(Level::Primary) if drafted && let Some(draft) = self.shard.draft() => {
-                self.transaction = Transaction::Writer(draft);
+                (self.transaction, self.is_repeatable) = (Transaction::Writer(draft), true);
                 Ok(())
             }
             Open::Snapshot(level) => {
@@ -195,7 +197,7 @@ impl LocalSession {
                 self.transaction = Transaction::Snapshot(snapshot);
                 Ok(())
             }
-            Open::Writer { savepoints } => {
+            Open::Writer { savepoints, repeatable } => {
                 let writer = match std::mem::replace(&mut self.transaction, Transaction::None) {
                     Transaction::Snapshot(snapshot) => {
                         self.writer_at(snapshot.token(), bounds).await?
@@ -205,7 +207,7 @@ impl LocalSession {
                     Transaction::None if drafted => self.shard.begin_draft(left, cancel).await?,
                     Transaction::None => self.shard.begin(left, cancel).await?,
                 };
-                self.transaction = Transaction::Writer(writer);
+                (self.transaction, self.is_repeatable) = (Transaction::Writer(writer), repeatable);
                 for number in 0..savepoints {
                     self.control(format!("SAVEPOINT rung_client_{number}"), bounds).await?;
                 }
@@ -236,7 +238,7 @@ impl LocalSession {
         }
         let Transaction::Writer(writer) = &mut self.transaction else { return Err(not_open()) };
         let (left, cancel) = (bounds.left(), &bounds.cancel);
-        let (length, trial) = (length_of(&call), trial_of(&call));
+        let (length, trial) = (length_of(&call), trial_of(&call, self.is_repeatable));
         let done = if matches!(call.statement.kind(), Kind::Read) {
             writer.try_short(left, cancel, trial, length, reading(call, spool)).await
         } else {
@@ -289,7 +291,7 @@ impl LocalSession {
         let Transaction::Writer(writer) = &mut self.transaction else { return Err(not_open()) };
         let (left, cancel) = (bounds.left(), &bounds.cancel);
         // Nobody else can change what it comes to.
-        let trial = Trial::Kept { key: 0, outcome };
+        let trial = Trial::Kept { key: 0, outcome, part: Part::RowWrite };
         let done = writer.try_short(left, cancel, trial, |_| Length::Short, work).await;
         self.kept(done).await
     }
@@ -391,11 +393,17 @@ fn is_optimistic(call: &Call) -> bool {
     call.context.settings.get("rung.optimistic").is_none_or(|value| value == "on")
 }
 
-fn trial_of(call: &Call) -> Trial<Executed> {
-    match may_be_drafted(call) {
-        true => Trial::Kept { key: call.statement.number(hash_of_normal_form), outcome },
-        false => Trial::Never,
+fn trial_of(call: &Call, is_repeatable: bool) -> Trial<Executed> {
+    if !may_be_drafted(call) {
+        return Trial::Never;
     }
+    let part = match call.statement.kind() {
+        Kind::Read if is_repeatable => Part::RepeatableRead,
+        Kind::Read => Part::CommittedRead,
+        _ if call.statement.writes_rows_by_themselves() => Part::RowWrite,
+        _ => Part::Write,
+    };
+    Trial::Kept { key: call.statement.number(hash_of_normal_form), outcome, part }
 }
 
 /// What a statement must come to when it is executed once more: all that its client saw.

@@ -210,7 +210,7 @@ fn level(form: LevelForm, token: Option<&str>) -> Option<Level> {
 pub enum OpenForm {
     Nothing,
     Snapshot { level: LevelForm, token: Option<String> },
-    Writer { savepoints: u32 },
+    Writer { savepoints: u32, repeatable: bool },
 }
 
 impl From<Open> for OpenForm {
@@ -221,7 +221,9 @@ impl From<Open> for OpenForm {
                 let (level, token) = level_form(level);
                 OpenForm::Snapshot { level, token }
             }
-            Open::Writer { savepoints } => OpenForm::Writer { savepoints: savepoints as u32 },
+            Open::Writer { savepoints, repeatable } => {
+                OpenForm::Writer { savepoints: savepoints as u32, repeatable }
+            }
         }
     }
 }
@@ -232,7 +234,9 @@ fn open(form: &OpenForm) -> Option<Open> {
         OpenForm::Snapshot { level: form, token } => {
             Open::Snapshot(level(*form, token.as_deref())?)
         }
-        OpenForm::Writer { savepoints } => Open::Writer { savepoints: *savepoints as usize },
+        OpenForm::Writer { savepoints, repeatable } => {
+            Open::Writer { savepoints: *savepoints as usize, repeatable: *repeatable }
+        }
     })
 }
 

@@ -192,7 +192,7 @@ impl Session {
             Opened::Writer => Open::Nothing,
             Opened::Nothing | Opened::Snapshot => {
                 let savepoints = self.transaction.savepoints();
-                Open::Writer { savepoints }
+                Open::Writer { savepoints, repeatable: self.transaction.is_repeatable() }
             }
         }
     }

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use rung_shard::{Cancel, Length, ReadLevel, Shard, ShardError, Trial, WriteTransaction};
+use rung_shard::{
+    Cancel, Length, Part, ReadLevel, Shard, ShardConfig, ShardError, Trial, WriteTransaction,
+};
 use rung_sql::{Executor, SqlError, SqlState};
 
 use crate::support::{Cluster, PATIENCE, eventually, id, read, write, write_until};
 
 const COUNT: &str = "SELECT count(*) FROM t";
-const SUM: &str = "SELECT sum(x) FROM t";
+pub const SUM: &str = "SELECT sum(x) FROM t";
 const SHORT: Duration = Duration::from_millis(300);
 
 type Got = Result<i64, Box<SqlError>>;
@@ -38,7 +40,7 @@ fn key(sql: &str) -> u64 {
     sql.bytes().fold(7, |key, byte| key.wrapping_mul(31).wrapping_add(u64::from(byte)))
 }
 
-async fn begin(shard: &Shard) -> WriteTransaction {
+pub async fn begin(shard: &Shard) -> WriteTransaction {
     shard.begin_draft(PATIENCE, &Cancel::new()).await.unwrap()
 }
 
@@ -51,16 +53,28 @@ async fn run_as(
     length: Length,
     sql: &'static str,
 ) -> Result<i64, ShardError> {
-    let trial = Trial::Kept { key: key(sql), outcome };
+    let part = if sql.starts_with("SELECT") { Part::RepeatableRead } else { Part::Write };
+    run_part(transaction, (part, length), sql).await
+}
+
+pub async fn run_part(
+    transaction: &mut WriteTransaction,
+    (part, length): (Part, Length),
+    sql: &'static str,
+) -> Result<i64, ShardError> {
+    let trial = Trial::Kept { key: key(sql), outcome, part };
     let work = move |executor: &mut Executor, _: &_| execute(executor, sql);
     let got = transaction.try_short(PATIENCE, &Cancel::new(), trial, move |_| length, work).await?;
     got.map_err(ShardError::Refused)
 }
 
-async fn with_table(copies: u64) -> (Cluster, u64, Shard) {
+pub async fn with_table(copies: u64) -> (Cluster, u64, Shard) {
     // Longer than a test takes.
-    let cluster = Cluster::start_with(copies, |config| config.limits.contention = 4 * PATIENCE);
-    let cluster = cluster.await;
+    with_config(copies, |config| config.limits.contention = 4 * PATIENCE).await
+}
+
+pub async fn with_config(copies: u64, change: fn(&mut ShardConfig)) -> (Cluster, u64, Shard) {
+    let cluster = Cluster::start_with(copies, change).await;
     let (node, shard) = cluster.primary().await;
     write(&shard, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)").await.unwrap();
     write(&shard, "INSERT INTO t VALUES (1, 10), (2, 20)").await.unwrap();

@@ -2,6 +2,7 @@
 //! be cut.
 
 mod archive;
+mod claims;
 mod drafts;
 mod interactive;
 mod limits;

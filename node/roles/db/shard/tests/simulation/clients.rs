@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rung_shard::{Cancel, Length, ReadLevel, Shard, ShardError, Token, Trial, Turn, Verdict};
+use rung_shard::WriteTransaction;
+use rung_shard::{Cancel, Length, Part, ReadLevel, Shard, ShardError, Token, Trial, Turn, Verdict};
 use rung_sql::{Executor, SqlError, SqlState};
 use rusqlite::Connection;
 use tokio::time::sleep;
@@ -20,7 +21,8 @@ const REGISTERS: i64 = 3;
 
 pub const TABLES: &str = "CREATE TABLE place(place INTEGER PRIMARY KEY, id); \
      CREATE TABLE list(register, version, id, note, PRIMARY KEY (register, version)); \
-     CREATE TABLE last(register INTEGER PRIMARY KEY, id)";
+     CREATE TABLE last(register INTEGER PRIMARY KEY, id); \
+     CREATE TABLE count(register INTEGER PRIMARY KEY, n)";
 
 /// What all clients share.
 pub struct World {
@@ -69,8 +71,25 @@ pub fn take_place(connection: &Connection, id: Id) -> rusqlite::Result<Place> {
     connection.prepare_cached(sql)?.query_row([id], |row| row.get(0))
 }
 
-/// Appends a transaction to a register.
+/// Counts a transaction that appends to a register, and appends it.
 pub fn append(connection: &Connection, register: i64, id: Id) -> rusqlite::Result<()> {
+    count(connection, register)?;
+    append_counted(connection, register, id)
+}
+
+/// Counts a transaction that appends to a register.
+fn count(connection: &Connection, register: i64) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO count VALUES (?1, 1) ON CONFLICT (register) DO UPDATE SET n = n + 1";
+    connection.prepare_cached(sql)?.execute([register]).map(drop)
+}
+
+/// How many transactions were counted.
+fn counted(connection: &Connection, register: i64) -> rusqlite::Result<i64> {
+    let sql = "SELECT n FROM count WHERE register = ?1";
+    connection.prepare_cached(sql)?.query_row([register], |row| row.get(0))
+}
+
+fn append_counted(connection: &Connection, register: i64, id: Id) -> rusqlite::Result<()> {
     // The notes make pages fill, split and be freed.
     let sql = "INSERT INTO list SELECT ?1, coalesce(max(version), 0) + 1, ?2, \
                hex(randomblob(abs(random()) % 120)) FROM list WHERE register = ?1";
@@ -119,6 +138,8 @@ enum Way {
     DraftOfPlace,
     /// On a snapshot first, at whatever place it is committed.
     DraftOfAny,
+    /// As that, and what it has read of the rows that it has changed need not be read again.
+    DraftOfRows,
 }
 
 type Taken = Result<(Place, Vec<(Place, Id)>), Box<SqlError>>;
@@ -260,15 +281,20 @@ impl Client {
     ) -> Result<(Option<Place>, Token), ShardError> {
         let (began, cancel) = (Instant::now(), Cancel::new());
         let failed = |error: Box<SqlError>| ShardError::Failed(error.message);
-        let way = match self.rng.random_range(0..3) {
+        let way = match self.rng.random_range(0..5) {
             0 => Way::Held,
             1 => Way::DraftOfPlace,
-            _ => Way::DraftOfAny,
+            2 => Way::DraftOfAny,
+            _ => Way::DraftOfRows,
         };
         let mut transaction = match way {
             Way::Held => shard.begin(deadline, &cancel).await?,
-            Way::DraftOfPlace | Way::DraftOfAny => shard.begin_draft(deadline, &cancel).await?,
+            _ => shard.begin_draft(deadline, &cancel).await?,
         };
+        let counts_first = way == Way::DraftOfRows;
+        if counts_first {
+            self.count_first(&mut transaction, id, registers, deadline).await?;
+        }
         // Executed twice, a draft may come to another place the second time.
         let taken = Arc::new(AtomicI64::new(0));
         let takes = Arc::clone(&taken);
@@ -280,8 +306,9 @@ impl Client {
         };
         // Each is tried, whatever others have come to.
         let key = id as u64;
-        let outcome = if way == Way::DraftOfAny { of_any_place } else { of_place };
-        let trial = Trial::Kept { key, outcome };
+        let is_of_any = matches!(way, Way::DraftOfAny | Way::DraftOfRows);
+        let outcome = if is_of_any { of_any_place } else { of_place };
+        let trial = Trial::Kept { key, outcome, part: Part::Write };
         let place = transaction.try_short(deadline, &cancel, trial, |_| Length::Short, first);
         let (place, places) = place.await?.map_err(failed)?;
         if places.last() != Some(&(place, id)) || places.len() as i64 != place {
@@ -292,6 +319,7 @@ impl Client {
         for register in registers.iter().copied() {
             sleep(Duration::from_micros(self.rng.random_range(0..6_000))).await;
             let next = move |executor: &mut Executor| {
+                let append = if counts_first { append_counted } else { append };
                 append(executor.connection(), register, id).map_err(sql)
             };
             let appended = match self.rng.random_bool(0.7) {
@@ -299,7 +327,7 @@ impl Client {
                     let next = move |executor: &mut Executor, _: &Turn| next(executor);
                     let outcome =
                         |appended: &Result<(), Box<SqlError>>| appended.clone().map(|()| 0);
-                    let trial = Trial::Kept { key, outcome };
+                    let trial = Trial::Kept { key, outcome, part: Part::Write };
                     transaction.try_short(deadline, &cancel, trial, |_| Length::Short, next).await?
                 }
                 false => transaction.run(deadline, &cancel, next).await?,
@@ -312,10 +340,43 @@ impl Client {
             _ => {
                 let token = transaction.commit(deadline).await?;
                 let last = taken.load(Ordering::Relaxed);
-                return Ok((Some(if way == Way::DraftOfAny { last } else { place }), token));
+                return Ok((Some(if is_of_any { last } else { place }), token));
             }
         }
         Err(ShardError::Canceled)
+    }
+
+    /// Counts it at its registers, and reads the counts back.
+    async fn count_first(
+        &mut self,
+        transaction: &mut WriteTransaction,
+        id: Id,
+        registers: &[i64],
+        deadline: Duration,
+    ) -> Result<(), ShardError> {
+        let (cancel, key) = (Cancel::new(), id as u64);
+        let failed = |error: Box<SqlError>| ShardError::Failed(error.message);
+        for register in registers.iter().copied() {
+            let counts = move |executor: &mut Executor, _: &Turn| {
+                count(executor.connection(), register).map_err(sql)
+            };
+            let outcome = |counted: &Result<(), Box<SqlError>>| counted.clone().map(|()| 0);
+            let trial = Trial::Kept { key, outcome, part: Part::RowWrite };
+            let done = transaction.try_short(deadline, &cancel, trial, |_| Length::Short, counts);
+            done.await?.map_err(failed)?;
+            sleep(Duration::from_micros(self.rng.random_range(0..3_000))).await;
+            let began = Instant::now();
+            let reads = move |executor: &mut Executor, _: &Turn| {
+                counted(executor.connection(), register).map_err(sql)
+            };
+            let outcome = |read: &Result<i64, Box<SqlError>>| read.clone().map(|n| n as u64);
+            let trial = Trial::Kept { key, outcome, part: Part::CommittedRead };
+            let read = transaction.try_short(deadline, &cancel, trial, |_| Length::Short, reads);
+            let version = read.await?.map_err(failed)?;
+            self.saw(Kind::Own { id, register, version }, began);
+            sleep(Duration::from_micros(self.rng.random_range(0..3_000))).await;
+        }
+        Ok(())
     }
 
     fn level(&mut self) -> (Level, ReadLevel) {

@@ -47,6 +47,13 @@ pub enum Kind {
         last: Option<Id>,
         sequence: u64,
     },
+    /// What a transaction saw after it had counted itself at a register: that its entry
+    /// there would have this version.
+    Own {
+        id: Id,
+        register: i64,
+        version: i64,
+    },
     /// What a transaction that writes saw in the middle of it, whatever came of it.
     Peek {
         place: Place,
@@ -116,6 +123,13 @@ pub fn check(operations: &[Operation], end: &Seen) -> Vec<String> {
         {
             wrong.push(format!("{operation:?} saw what is {:?} now", places.get(last)));
         }
+        if let Kind::Own { id, register, version } = &operation.kind
+            && let Some((is, _)) =
+                end.lists.get(register).into_iter().flatten().find(|(_, other)| other == id)
+            && is != version
+        {
+            wrong.push(format!("{id} saw {version} at register {register}, where it is {is}"));
+        }
         if let Kind::Write { id, outcome, .. } = &operation.kind {
             let found = places.get(id).copied();
             match outcome {
@@ -141,7 +155,7 @@ fn place(operation: &Operation) -> Option<Place> {
         Kind::Write { outcome: Outcome::Done { place, .. }, .. } | Kind::Read { place, .. } => {
             Some(place)
         }
-        Kind::Write { .. } | Kind::Peek { .. } => None,
+        Kind::Write { .. } | Kind::Own { .. } | Kind::Peek { .. } => None,
     }
 }
 
@@ -155,7 +169,7 @@ fn least(operation: &Operation) -> Option<(Place, Instant)> {
         Kind::Read { level: Level::Bounded(age), place, .. } => {
             Some((place, began.checked_sub(age)?))
         }
-        Kind::Write { .. } | Kind::Read { .. } | Kind::Peek { .. } => None,
+        Kind::Write { .. } | Kind::Own { .. } | Kind::Read { .. } | Kind::Peek { .. } => None,
     }
 }
 
@@ -189,7 +203,7 @@ fn sessions(operations: &[Operation]) -> Vec<String> {
     for operation in operations {
         let Some(place) = place(operation) else { continue };
         let of_session = match operation.kind {
-            Kind::Write { .. } | Kind::Peek { .. } => true,
+            Kind::Write { .. } | Kind::Own { .. } | Kind::Peek { .. } => true,
             Kind::Read { level, .. } => level == Level::Session,
         };
         if !of_session {
@@ -209,7 +223,7 @@ fn sequences(operations: &[Operation]) -> Vec<String> {
     let known = |one: &Operation| match one.kind {
         Kind::Write { outcome: Outcome::Done { place, sequence }, .. }
         | Kind::Read { place, sequence, .. } => Some((place, sequence)),
-        Kind::Write { .. } | Kind::Peek { .. } => None,
+        Kind::Write { .. } | Kind::Own { .. } | Kind::Peek { .. } => None,
     };
     let all: BTreeSet<(Place, u64)> = operations.iter().filter_map(known).collect();
     let (mut wrong, mut newest, mut before, mut at) = (Vec::new(), 0, 0, 0);

@@ -34,6 +34,7 @@ pub enum Bug {
     SkipLogSync,
     SkipCheckpointSync,
     SkipValidation,
+    IgnoreClaims,
 }
 
 impl Bug {
@@ -43,6 +44,7 @@ impl Bug {
             Bug::AcknowledgeBeforeQuorum => faults.acknowledge_early = true,
             Bug::SkipUndo => faults.pages.skip_undo = true,
             Bug::SkipValidation => faults.skip_validation = true,
+            Bug::IgnoreClaims => faults.ignore_claims = true,
             Bug::SkipCheckpointSync => faults.pages.skip_marker_sync = true,
         }
     }

@@ -107,6 +107,11 @@ fn a_checkpoint_that_is_not_synced_is_caught() {
 }
 
 #[test]
+fn a_draft_that_does_not_claim_what_it_has_read_is_caught() {
+    caught(Bug::IgnoreClaims);
+}
+
+#[test]
 fn a_draft_that_is_kept_whatever_it_comes_to_is_caught() {
     caught(Bug::SkipValidation);
 }

@@ -1,0 +1,180 @@
+//! What a transaction has done in its draft, and how that is done again.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rung_sql::{Executor, SqlError, Tape};
+
+use crate::changes::{ChangeLog, Changed, Row};
+use crate::core::Core;
+use crate::error::ShardError;
+
+/// A part that was executed.
+pub(crate) struct Step {
+    pub key: u64,
+    pub tape: Tape,
+    pub outcome: Result<u64, Box<SqlError>>,
+    /// It only read, and need not come to the same again if nobody has changed what the
+    /// transaction has.
+    pub is_let_go: bool,
+    /// Never locked: it makes what holds a transaction `Sync`.
+    pub again: Mutex<Box<Again>>,
+}
+
+pub(crate) type Again = dyn FnMut(&mut Executor) -> Result<u64, Box<SqlError>> + Send;
+
+/// What was executed on the snapshot, to be executed by the writer.
+pub(crate) struct Steps {
+    core: Arc<Core>,
+    steps: Vec<Step>,
+    /// How long it took.
+    pub spent: Duration,
+    /// Rows that were changed, of those that were there before, and those that were not.
+    changed: HashSet<Row>,
+    inserted: HashSet<Row>,
+    /// What was changed depends on what others may change, or cannot be claimed: reads from
+    /// now on must come to the same again.
+    is_open: bool,
+    /// In a later snapshot it came to other rows: all reads must come to the same again.
+    is_shaken: bool,
+    claim: Arc<Claim>,
+    _open: Open,
+}
+
+/// Counts drafts that have not ended, for whom a hand-over waits.
+struct Open(Arc<Core>);
+
+impl Open {
+    fn new(core: &Arc<Core>) -> Self {
+        core.drafts.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(core))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.drafts.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The claims of one transaction, until this is dropped.
+pub(crate) struct Claim {
+    core: Arc<Core>,
+    number: u64,
+}
+
+impl Claim {
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.core.claims.release(self.number);
+    }
+}
+
+impl Steps {
+    pub fn new(core: &Arc<Core>) -> Self {
+        let claim = Claim { core: Arc::clone(core), number: core.claims.register() };
+        Self {
+            core: Arc::clone(core),
+            steps: Vec::new(),
+            spent: Duration::ZERO,
+            changed: HashSet::new(),
+            inserted: HashSet::new(),
+            is_open: false,
+            is_shaken: false,
+            claim: Arc::new(claim),
+            _open: Open::new(core),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub fn add(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// What it has claimed, to be held until its changes are where others find them.
+    pub fn claim(&self) -> &Arc<Claim> {
+        &self.claim
+    }
+
+    /// Rows that were changed and were there before.
+    pub fn changed(&self) -> impl Iterator<Item = &Row> + Clone {
+        self.changed.iter()
+    }
+
+    /// Notes what a part has changed in the draft.
+    pub fn note(&mut self, (changed, inserted): (Changed, Vec<Row>)) {
+        self.inserted.extend(inserted);
+        match changed {
+            Changed::Rows(rows) => {
+                self.changed.extend(rows.into_iter().filter(|row| !self.inserted.contains(row)));
+            }
+            Changed::Unknown => self.is_open = true,
+        }
+    }
+
+    /// What was written depends on more than the rows that were changed.
+    pub fn open(&mut self) {
+        self.is_open = true;
+    }
+
+    /// Whether what is read from now on may be let go, with what was changed being claimed.
+    pub fn may_let_go(&self) -> bool {
+        !self.is_open && !self.repeats_all()
+    }
+
+    fn repeats_all(&self) -> bool {
+        self.is_shaken || self.core.claims.is_broken(self.claim.number)
+    }
+
+    /// Executes all of it once more, in a transaction of the writer's or in a new draft.
+    /// Reads that were let go are left out, while what is changed is what was changed before
+    /// and nobody else has changed it since it was claimed: then they are what they were, in
+    /// all that is the transaction's own.
+    ///
+    /// # Errors
+    /// [`ShardError::Changed`], or the error that a statement has only now.
+    pub fn again(&mut self, executor: &mut Executor, log: &ChangeLog) -> Result<(), ShardError> {
+        let before = log.note_inserted(true);
+        let executed = self.execute(executor, log);
+        log.note_inserted(before);
+        executed
+    }
+
+    fn execute(&mut self, executor: &mut Executor, log: &ChangeLog) -> Result<(), ShardError> {
+        let mut repeats = self.repeats_all();
+        for step in &mut self.steps {
+            if step.is_let_go && !repeats {
+                continue;
+            }
+            let mark = log.mark();
+            let again = step.again.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let outcome = executor.playing(&step.tape, again);
+            if outcome != step.outcome && !self.core.skips_validation() {
+                self.core.counts.conflicts.fetch_add(1, Ordering::Relaxed);
+                self.core.contention().add(step.key, Instant::now());
+                return Err(match outcome {
+                    Err(error) => ShardError::Refused(error),
+                    Ok(_) => ShardError::Changed,
+                });
+            }
+            let is_known = |row: &Row| self.changed.contains(row);
+            repeats |= !log.all_since(mark, executor.connection(), is_known);
+        }
+        self.is_shaken = repeats;
+        Ok(())
+    }
+}
