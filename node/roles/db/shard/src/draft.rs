@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use crate::cancel::Cancel;
+use crate::changes::{Changed, Row};
 use crate::core::Core;
 use crate::error::ShardError;
 use crate::read::{Attempt, Holder, elsewhere};
@@ -54,6 +55,9 @@ pub enum Part {
     CommittedRead,
     /// It writes, and makes of each row that it changes what depends on that row alone.
     RowWrite,
+    /// The same, but which rows it changes depends on what is in them. When the transaction
+    /// ends that need not be so any more for the rows that it has not changed.
+    ConditionalWrite,
     /// It writes what depends on other rows, too.
     Write,
 }
@@ -80,6 +84,8 @@ pub(crate) enum Tried<R> {
 pub(crate) struct Done {
     tape: Tape,
     has_changed: bool,
+    /// The rows that it has changed, and those that are new.
+    changes: (Changed, Vec<Row>),
 }
 
 /// A transaction on its snapshot.
@@ -92,6 +98,8 @@ pub(crate) struct Draft {
     has_changed: bool,
     /// It has changed more than it shall keep in memory.
     is_large: bool,
+    /// What was executed last shall be executed again, and is not in the steps.
+    is_ahead: bool,
     steps: Steps,
 }
 
@@ -148,6 +156,7 @@ impl Draft {
             position,
             has_changed: false,
             is_large: false,
+            is_ahead: false,
             steps,
         })
     }
@@ -206,7 +215,6 @@ impl Draft {
             };
             let tried = execute(sandbox, budget, until, cancel, work);
             let connection = sandbox.executor.connection();
-            self.steps.note(sandbox.changes.take(connection));
             self.is_large = draft_bytes(connection) > self.core.config.limits.draft_bytes;
             tried
         });
@@ -254,8 +262,8 @@ impl Draft {
         self.position
     }
 
-    /// Notes what was executed. A read may be let go if it was made where
-    /// [`Draft::catch_up`] says.
+    /// Notes what was executed. If it has changed nothing it may be let go, where
+    /// [`Draft::place`] says so.
     pub fn note<R: 'static>(
         &mut self,
         trial: Trial<R>,
@@ -267,12 +275,12 @@ impl Draft {
             if part == Part::Write {
                 self.steps.open();
             }
+            self.steps.note(done.changes);
             let again = move |executor: &mut Executor| outcome(&work(executor, &Turn::new(true)));
             self.steps.add(Step {
                 key,
                 tape: done.tape,
                 outcome: outcome(result),
-                // What it took from a sequence must be in the database.
                 is_let_go: may_let_go && !done.has_changed,
                 again: Mutex::new(Box::new(again)),
             });
@@ -319,7 +327,7 @@ fn execute<R>(
     cancel: &Cancel,
     work: &mut impl FnMut(&mut Executor, &Turn) -> R,
 ) -> Result<Tried<R>, ShardError> {
-    let ReadConnection { executor, meter, .. } = sandbox;
+    let ReadConnection { executor, meter, changes: log, .. } = sandbox;
     let turn = Turn::new(budget.is_none());
     let changes = executor.connection().total_changes();
     meter.begin(budget, Some(until), cancel.clone());
@@ -336,7 +344,8 @@ fn execute<R>(
         (Ok(_), None) if turn.moves() => Ok(Tried::Long),
         (Ok((result, tape)), None) if !tape.is_refused() => {
             let has_changed = executor.connection().total_changes() != changes;
-            Ok(Tried::Done(result, Done { tape, has_changed }))
+            let changes = log.take(executor.connection());
+            Ok(Tried::Done(result, Done { tape, has_changed, changes }))
         }
         _ => Ok(Tried::Writer),
     }

@@ -126,16 +126,15 @@ impl WriteTransaction {
         if let State::Draft(draft) = &mut self.state
             && draft.takes(&trial)
         {
-            let caught_up = draft.catch_up(trial.part(), until, cancel).await;
-            let may_let_go = match caught_up {
-                Ok(may_let_go) => may_let_go,
+            let tried = draft.place(trial.part(), until, cancel, &mut length, &mut work).await;
+            let (mut tried, may_let_go) = match tried {
+                Ok(tried) => tried,
                 Err(error @ (ShardError::TimedOut(_) | ShardError::Canceled)) => return Err(error),
                 Err(error) => {
                     self.state = State::Over(error.clone());
                     return Err(error);
                 }
             };
-            let mut tried = draft.run(until, cancel, &mut length, &mut work)?;
             if matches!(tried, Tried::Long) && draft.only_reads() {
                 (tried, work) = draft.run_long(until, cancel, work).await?;
             }

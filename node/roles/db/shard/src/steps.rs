@@ -16,7 +16,7 @@ pub(crate) struct Step {
     pub key: u64,
     pub tape: Tape,
     pub outcome: Result<u64, Box<SqlError>>,
-    /// It only read, and need not come to the same again if nobody has changed what the
+    /// It changed nothing, and need not come to the same again if nobody has changed what the
     /// transaction has.
     pub is_let_go: bool,
     /// Never locked: it makes what holds a transaction `Sync`.
@@ -34,10 +34,10 @@ pub(crate) struct Steps {
     /// Rows that were changed, of those that were there before, and those that were not.
     changed: HashSet<Row>,
     inserted: HashSet<Row>,
-    /// What was changed depends on what others may change, or cannot be claimed: reads from
-    /// now on must come to the same again.
+    /// What was changed depends on what others may change, or cannot be claimed: what is
+    /// read from now on must come to the same again.
     is_open: bool,
-    /// In a later snapshot it came to other rows: all reads must come to the same again.
+    /// In a later snapshot it came to other rows: nothing is let go.
     is_shaken: bool,
     claim: Arc<Claim>,
     _open: Open,
@@ -141,7 +141,7 @@ impl Steps {
     }
 
     /// Executes all of it once more, in a transaction of the writer's or in a new draft.
-    /// Reads that were let go are left out, while what is changed is what was changed before
+    /// What was let go is left out, while what is changed is what was changed before
     /// and nobody else has changed it since it was claimed: then they are what they were, in
     /// all that is the transaction's own.
     ///

@@ -43,7 +43,7 @@ pub use pg_type::PgType;
 pub use result::{Complete, Description, Formats, Parameters, ResultColumn, RowSink};
 pub use statement::{
     Control, CopyCommand, CopyDirection, CopyFormat, CopyHeader, CopySource, Discard,
-    FetchDirection, Isolation, Kind, SessionCommand, Statement, TransactionModes,
+    FetchDirection, Isolation, Kind, Scope, SessionCommand, Statement, TransactionModes,
 };
 pub use system::SequenceValues;
 pub use tape::Tape;

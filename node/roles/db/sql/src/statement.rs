@@ -33,8 +33,8 @@ pub(crate) struct Form {
     pub shape: Option<Shape>,
     /// See [`Statement::number`].
     pub number: OnceLock<u64>,
-    /// See [`Statement::writes_rows_by_themselves`].
-    pub is_narrow: OnceLock<bool>,
+    /// See [`Statement::scope`].
+    pub scope: OnceLock<Scope>,
 }
 
 impl Form {
@@ -45,7 +45,7 @@ impl Form {
             overriding: false,
             shape: None,
             number: OnceLock::new(),
-            is_narrow: OnceLock::new(),
+            scope: OnceLock::new(),
         }
     }
 }
@@ -377,16 +377,11 @@ impl Statement {
         }
     }
 
-    /// Whether it makes of each row that it writes what depends on nothing but that row and
-    /// its parameters: it names no other table, nor its own once more.
-    pub fn writes_rows_by_themselves(&self) -> bool {
-        *self.0.form.is_narrow.get_or_init(|| {
-            let Body::Statement(statement) = self.body() else { return false };
-            let writes = matches!(
-                **statement,
-                ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_)
-            );
-            writes && names_one_table(statement)
+    /// What its effect depends on, if it writes.
+    pub fn scope(&self) -> Scope {
+        *self.0.form.scope.get_or_init(|| match self.body() {
+            Body::Statement(statement) => scope_of(statement),
+            _ => Scope::Wide,
         })
     }
 
@@ -404,6 +399,65 @@ impl Statement {
     }
 }
 
+/// What the effect of INSERT, UPDATE or DELETE depends on, besides its parameters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// On the rows that it writes, each by itself, which it finds by one of their columns.
+    Keyed,
+    /// The same, but which of them it writes depends on what else is in them.
+    Conditional,
+    /// On other rows too, or on what is not plain.
+    Wide,
+}
+
+fn scope_of(statement: &ast::Statement) -> Scope {
+    let is_keyed = match statement {
+        ast::Statement::Insert(insert) => !matches!(
+            &insert.on,
+            Some(ast::OnInsert::OnConflict(ast::OnConflict {
+                action: ast::OnConflictAction::DoNothing,
+                ..
+            }))
+        ),
+        ast::Statement::Update(update) => is_one_key(update.selection.as_ref()),
+        ast::Statement::Delete(delete) => is_one_key(delete.selection.as_ref()),
+        _ => return Scope::Wide,
+    };
+    match (names_one_table(statement), is_keyed) {
+        (false, _) => Scope::Wide,
+        (true, false) => Scope::Conditional,
+        (true, true) => Scope::Keyed,
+    }
+}
+
+/// Whether a condition compares one column with constants.
+fn is_one_key(condition: Option<&ast::Expr>) -> bool {
+    match condition {
+        Some(ast::Expr::BinaryOp { left, op: ast::BinaryOperator::Eq, right }) => {
+            is_column(left) && is_constant(right)
+        }
+        Some(ast::Expr::InList { expr, list, negated: false }) => {
+            is_column(expr) && list.iter().all(is_constant)
+        }
+        _ => false,
+    }
+}
+
+fn is_column(expression: &ast::Expr) -> bool {
+    matches!(expression, ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_))
+}
+
+fn is_constant(expression: &ast::Expr) -> bool {
+    match expression {
+        ast::Expr::Value(_) => true,
+        ast::Expr::Cast { expr, .. }
+        | ast::Expr::UnaryOp { expr, .. }
+        | ast::Expr::Nested(expr) => is_constant(expr),
+        _ => false,
+    }
+}
+
+/// Whether no table but the one that is written is named, and that only once.
 fn names_one_table(statement: &ast::Statement) -> bool {
     let mut tables = 0;
     let second = ast::visit_relations(statement, |_| {
@@ -415,30 +469,35 @@ fn names_one_table(statement: &ast::Statement) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Scope;
+
     #[test]
-    fn a_write_of_rows_by_themselves_names_one_table() {
-        let is_so = |text| crate::parse(text).unwrap()[0].writes_rows_by_themselves();
-        for text in [
-            "UPDATE t SET a = a + $1, b = lower(b) WHERE id = $2 AND a > 0",
-            "DELETE FROM t WHERE id IN (1, 2)",
-            "INSERT INTO t (a, b) VALUES (1, now()), (2, nextval('s')) RETURNING id",
-            "INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = t.a + excluded.a",
+    fn what_a_write_depends_on_is_seen_in_its_form() {
+        for (scope, text) in [
+            (Scope::Keyed, "UPDATE t SET a = a + $1, b = lower(b) WHERE id = $2"),
+            (Scope::Keyed, "UPDATE t AS u SET a = 1 WHERE u.id = (-$1)::int"),
+            (Scope::Keyed, "DELETE FROM t WHERE id IN (1, 2)"),
+            (Scope::Keyed, "INSERT INTO t VALUES (1, now()), (2, nextval('s')) RETURNING id"),
+            (Scope::Keyed, "INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = t.a + 1"),
+            (Scope::Conditional, "UPDATE t SET n = n - 1 WHERE id = 7 AND n > 0"),
+            (Scope::Conditional, "UPDATE t SET n = 1 WHERE id = a"),
+            (Scope::Conditional, "DELETE FROM t"),
+            (Scope::Conditional, "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING"),
+            (Scope::Wide, "SELECT 1"),
+            (Scope::Wide, "UPDATE t SET a = (SELECT max(a) FROM u) WHERE id = 1"),
+            (Scope::Wide, "UPDATE t SET a = u.a FROM u WHERE u.id = t.id"),
+            (Scope::Wide, "UPDATE t SET a = 1 WHERE id = (SELECT min(id) FROM t)"),
+            (Scope::Wide, "DELETE FROM t USING u WHERE t.id = u.id"),
+            (Scope::Wide, "DELETE FROM t WHERE EXISTS (SELECT FROM u)"),
+            (Scope::Wide, "INSERT INTO t SELECT max(a) + 1 FROM t"),
+            (Scope::Wide, "INSERT INTO t VALUES ((SELECT count(*) FROM u))"),
+            (
+                Scope::Wide,
+                "INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = (SELECT a FROM u)",
+            ),
+            (Scope::Wide, "WITH n AS (SELECT a FROM u) INSERT INTO t SELECT a FROM n"),
         ] {
-            assert!(is_so(text), "{text}");
-        }
-        for text in [
-            "SELECT 1",
-            "UPDATE t SET a = (SELECT max(a) FROM u) WHERE id = 1",
-            "UPDATE t SET a = u.a FROM u WHERE u.id = t.id",
-            "UPDATE t SET a = 1 WHERE id = (SELECT min(id) FROM t)",
-            "DELETE FROM t USING u WHERE t.id = u.id",
-            "DELETE FROM t WHERE EXISTS (SELECT FROM u)",
-            "INSERT INTO t SELECT max(a) + 1 FROM t",
-            "INSERT INTO t VALUES ((SELECT count(*) FROM u))",
-            "INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = (TABLE u)",
-            "WITH n AS (SELECT a FROM u) INSERT INTO t SELECT a FROM n",
-        ] {
-            assert!(!is_so(text), "{text}");
+            assert_eq!(crate::parse(text).unwrap()[0].scope(), scope, "{text}");
         }
     }
 }

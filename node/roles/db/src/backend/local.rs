@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rung_proto::NodeId;
 use rung_shard::{CopyState, ReadLevel, ReadTransaction, Shard, ShardError, Token, Verdict};
 use rung_shard::{Length, Part, Trial, Turn, WriteTransaction};
-use rung_sql::{Context, CopyIn, Executor, Kind, SqlError, SqlState};
+use rung_sql::{Context, CopyIn, Executor, Kind, Scope, SqlError, SqlState};
 
 use super::{Answer, Bounds, Call, Failure, Level, Open, Operation};
 use crate::rows::{Rows, Spool};
@@ -400,8 +400,11 @@ fn trial_of(call: &Call, is_repeatable: bool) -> Trial<Executed> {
     let part = match call.statement.kind() {
         Kind::Read if is_repeatable => Part::RepeatableRead,
         Kind::Read => Part::CommittedRead,
-        _ if call.statement.writes_rows_by_themselves() => Part::RowWrite,
-        _ => Part::Write,
+        _ => match call.statement.scope() {
+            Scope::Keyed => Part::RowWrite,
+            Scope::Conditional if !is_repeatable => Part::ConditionalWrite,
+            Scope::Conditional | Scope::Wide => Part::Write,
+        },
     };
     Trial::Kept { key: call.statement.number(hash_of_normal_form), outcome, part }
 }

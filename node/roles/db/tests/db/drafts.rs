@@ -1,5 +1,6 @@
 //! Transactions of several clients at once, none of which waits for another.
 
+use crate::client::Client;
 use crate::cluster::Cluster;
 
 const ACCOUNTS: &str = "CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
@@ -59,6 +60,35 @@ fn who_would_change_what_a_transaction_has_changed_and_read_waits_for_its_end() 
     assert_eq!(other.value(read), "102");
     other.run("COMMIT");
     assert_eq!(one.value(read), "102");
+}
+
+/// The tag of what was done.
+fn changed(client: &mut Client, statement: &str) -> String {
+    let replies = client.ask(statement);
+    replies.iter().find(|reply| reply.kind == b'C').unwrap().text()
+}
+
+#[test]
+fn the_last_one_is_taken_once() {
+    let cluster = Cluster::single();
+    let (mut one, mut other) = (cluster.client(), cluster.client());
+    one.run(
+        "CREATE TABLE stock (id int PRIMARY KEY, left_over int); INSERT INTO stock VALUES (1, 1)",
+    );
+    one.run("CREATE TABLE orders (who text)");
+    let take = "UPDATE stock SET left_over = left_over - 1 WHERE id = 1 AND left_over > 0";
+    one.run("BEGIN; INSERT INTO orders VALUES ('one')");
+    other.run("BEGIN; INSERT INTO orders VALUES ('other')");
+    assert_eq!(changed(&mut one, take), "UPDATE 1");
+    let waiting = std::thread::spawn(move || {
+        let taken = changed(&mut other, take);
+        other.run("ROLLBACK");
+        taken
+    });
+    one.run("COMMIT");
+    assert_eq!(waiting.join().unwrap(), "UPDATE 0");
+    assert_eq!(one.value("SELECT left_over FROM stock"), "0");
+    assert_eq!(one.value("SELECT string_agg(who, ',') FROM orders"), "one");
 }
 
 #[test]

@@ -1,70 +1,121 @@
-//! A draft before a read of READ COMMITTED: it goes on in a newer snapshot, and claims what
-//! it has changed.
+//! A draft at READ COMMITTED, before it reads: it goes on in a newer snapshot, and claims
+//! what it has changed.
 
 use std::time::{Duration, Instant};
 
+use rung_sql::Executor;
 use tokio::time::timeout_at;
 
 use super::{Draft, Part, Snapshot, Tried, execute, with_sandbox};
 use crate::cancel::Cancel;
+use crate::changes::{Changed, Row};
 use crate::claims::{HELD, Taken, until_ended};
 use crate::error::ShardError;
+use crate::turn::{Length, Turn};
 
 /// For so long it is waited for the log to settle what a snapshot lacks.
 const SETTLING: Duration = Duration::from_secs(1);
 
+/// For how long somebody may be waited for.
+struct Wait<'a> {
+    /// Then the claims of others are broken.
+    patience: Instant,
+    until: Instant,
+    cancel: &'a Cancel,
+}
+
 impl Draft {
-    /// Brings the draft to where a part belongs. Says whether what it reads may be let go:
-    /// it sees what is settled now, and what the transaction has changed before is changed
-    /// by nobody else until it ends. If not, it must come to the same when that is
-    /// committed.
+    /// Executes a part where it belongs. Says whether that may be let go.
     ///
     /// # Errors
     /// The transaction is over after all but [`ShardError::TimedOut`] and
     /// [`ShardError::Canceled`].
-    pub async fn catch_up(
+    pub async fn place<R>(
         &mut self,
         part: Option<Part>,
         until: Instant,
         cancel: &Cancel,
-    ) -> Result<bool, ShardError> {
-        if part != Some(Part::CommittedRead) {
-            return Ok(false);
-        }
+        length: &mut impl FnMut(&mut Executor) -> Length,
+        work: &mut impl FnMut(&mut Executor, &Turn) -> R,
+    ) -> Result<(Tried<R>, bool), ShardError> {
         let patience = Instant::now() + self.core.config.limits.transaction_idle;
+        let wait = Wait { patience, until, cancel };
+        loop {
+            let may_let_go = match part {
+                Some(Part::CommittedRead | Part::ConditionalWrite) => self.catch_up(&wait).await?,
+                _ => false,
+            };
+            // What it executed before and was not to count.
+            if self.is_ahead && !self.move_on(&wait)? {
+                return Ok((Tried::Writer, false));
+            }
+            let tried = self.run(until, cancel, length, work)?;
+            let Tried::Done(_, done) = &tried else { return Ok((tried, may_let_go)) };
+            let (true, Some(Part::ConditionalWrite), Changed::Rows(rows)) =
+                (may_let_go, part, &done.changes.0)
+            else {
+                return Ok((tried, may_let_go));
+            };
+            let taken = self.take(rows, &wait);
+            if matches!(taken, Taken::All) {
+                return Ok((tried, may_let_go));
+            }
+            self.is_ahead = true;
+            if !self.wait(taken, &wait).await? {
+                return Ok((Tried::Writer, false));
+            }
+        }
+    }
+
+    /// Brings the draft to where it sees what is settled now, and what the transaction has
+    /// changed before is changed by nobody else until it ends. Says whether it could be; if
+    /// not, what is executed now must come to the same when it is committed.
+    async fn catch_up(&mut self, wait: &Wait<'_>) -> Result<bool, ShardError> {
         while self.steps.may_let_go() {
-            if !self.sees_all() && !self.move_on(until, cancel)? {
+            if !self.sees_all() && !self.move_on(wait)? {
                 return Ok(false);
             }
-            if self.core.ignores_claims() {
+            let taken = self.take(&[], wait);
+            if matches!(taken, Taken::All) {
                 return Ok(true);
             }
-            let (number, seen) = (self.steps.claim().number(), self.position.sequence);
-            let breaks = Instant::now() >= patience;
-            match self.core.claims.take(number, self.steps.changed(), seen, breaks) {
-                Taken::All => return Ok(true),
-                Taken::TooOld => {}
-                Taken::ChangedAt(sequence) => {
-                    if !self.settles(sequence, until, cancel).await? {
-                        return Ok(false);
-                    }
-                }
-                Taken::Held(ended) => until_ended(ended, patience.min(until), cancel).await?,
-            }
-            if Instant::now() >= until {
-                return Err(ShardError::TimedOut(HELD));
+            if !self.wait(taken, wait).await? {
+                return Ok(false);
             }
         }
         Ok(false)
     }
 
-    /// Whether nothing is settled that it does not see.
+    /// Claims what was changed, and these rows.
+    fn take(&self, more: &[Row], wait: &Wait) -> Taken {
+        if self.core.ignores_claims() {
+            return Taken::All;
+        }
+        let (number, seen) = (self.steps.claim().number(), self.position.sequence);
+        let rows = self.steps.changed().chain(more);
+        self.core.claims.take(number, rows, seen, Instant::now() >= wait.patience)
+    }
+
+    /// Waits for what keeps rows from being claimed. Says whether it was in time.
+    async fn wait(&self, taken: Taken, wait: &Wait<'_>) -> Result<bool, ShardError> {
+        let done = match taken {
+            Taken::All | Taken::TooOld => true,
+            Taken::ChangedAt(sequence) => self.settles(sequence, wait).await?,
+            Taken::Held(ended) => {
+                until_ended(ended, wait.patience.min(wait.until), wait.cancel).await?;
+                true
+            }
+        };
+        if Instant::now() >= wait.until { Err(ShardError::TimedOut(HELD)) } else { Ok(done) }
+    }
+
+    /// Whether nothing is settled that it does not see, and it is where its steps are.
     fn sees_all(&self) -> bool {
-        self.core.gate.position().sequence == self.position.sequence
+        !self.is_ahead && self.core.gate.position().sequence == self.position.sequence
     }
 
     /// Does what was done in a draft on a newer snapshot. Says whether there can be one.
-    fn move_on(&mut self, until: Instant, cancel: &Cancel) -> Result<bool, ShardError> {
+    fn move_on(&mut self, wait: &Wait) -> Result<bool, ShardError> {
         if self.steps.spent > self.core.config.limits.inline {
             return Ok(false);
         }
@@ -77,32 +128,26 @@ impl Draft {
         let steps = &mut self.steps;
         let moved = with_sandbox(&snapshot.holder, |sandbox| {
             let log = sandbox.changes.clone();
-            let moved = execute(sandbox, None, until, cancel, &mut |executor, _| {
+            execute(sandbox, None, wait.until, wait.cancel, &mut |executor, _| {
                 steps.again(executor, &log)
-            });
-            steps.note(sandbox.changes.take(sandbox.executor.connection()));
-            moved
+            })
         })?;
-        let Tried::Done(moved, _) = moved else { return Ok(false) };
+        let Tried::Done(moved, done) = moved else { return Ok(false) };
         moved?;
-        (self.snapshot, self.position) = (snapshot, position);
+        self.steps.note(done.changes);
+        (self.snapshot, self.position, self.is_ahead) = (snapshot, position, false);
         Ok(true)
     }
 
     /// Waits until everything up to this sequence is settled. Says whether it was in time.
-    async fn settles(
-        &self,
-        sequence: u64,
-        until: Instant,
-        cancel: &Cancel,
-    ) -> Result<bool, ShardError> {
-        let until = until.min(Instant::now() + SETTLING);
+    async fn settles(&self, sequence: u64, wait: &Wait<'_>) -> Result<bool, ShardError> {
+        let until = wait.until.min(Instant::now() + SETTLING);
         let mut settled = self.core.settled.subscribe();
         let settles = settled.wait_for(|settled| settled.sequence >= sequence);
         tokio::select! {
             biased;
             settled = timeout_at(until.into(), settles) => Ok(matches!(settled, Ok(Ok(_)))),
-            () = cancel.canceled() => Err(ShardError::Canceled),
+            () = wait.cancel.canceled() => Err(ShardError::Canceled),
         }
     }
 }

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use rung_shard::{Cancel, Length, Part, ReadLevel, Shard, ShardError, Verdict, WriteTransaction};
+use rung_shard::{
+    Cancel, Length, Part, ReadLevel, Shard, ShardError, Turn, Verdict, WriteTransaction,
+};
 use rung_sql::Executor;
 use tokio::task::JoinHandle;
 
-use crate::drafts::{SUM, begin, run_part, with_config};
+use crate::drafts::{SUM, begin, execute, run_part, trial_of, with_config};
 use crate::support::{Cluster, PATIENCE, read, write, write_until};
 
 const FIRST: &str = "SELECT x FROM t WHERE id = 1";
@@ -239,5 +241,51 @@ async fn one_that_takes_the_writer_keeps_its_claims() {
     waits(&mut second).await;
     first.commit(PATIENCE).await.unwrap();
     assert_eq!(second.await.unwrap(), (Ok(13), Ok(())));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_condition_has_found_stays_so_and_what_it_has_not_found_need_not() {
+    let (cluster, _, shard) = with_table(3).await;
+    const TAKE: &str = "UPDATE t SET x = x - 10 WHERE id = 1 AND x >= 10";
+    let conditional = (Part::ConditionalWrite, Length::Short);
+    let mut first = begin(&shard).await;
+    let mut second = begin(&shard).await;
+    assert_eq!(run_part(&mut first, conditional, TAKE).await, Ok(1));
+    assert_eq!(run(&mut second, CHANGE_SECOND).await, Ok(1));
+    let mut waiting = tokio::spawn(async move {
+        let taken = run_part(&mut second, conditional, TAKE).await;
+        (taken, second)
+    });
+    waits(&mut waiting).await;
+    first.commit(PATIENCE).await.unwrap();
+    let (taken, mut second) = waiting.await.unwrap();
+    assert_eq!(taken, Ok(0), "there is nothing left");
+    // That it had failed does not count any more.
+    write(&shard, "UPDATE t SET x = 70 WHERE id = 1").await.unwrap();
+    assert_eq!(run(&mut second, FIRST).await, Ok(70));
+    second.commit(PATIENCE).await.unwrap();
+    assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(91));
+    assert_eq!(shard.status().conflicts, 0);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_to_count_leaves_nothing_behind() {
+    let (cluster, _, shard) = with_table(1).await;
+    let conditional = (Part::ConditionalWrite, Length::Short);
+    const TAKE: &str = "UPDATE t SET x = x + 1 WHERE id = 1 AND x > 0";
+    let first = claims(&shard, CHANGE_FIRST, (FIRST, 11)).await;
+    let mut second = begin(&shard).await;
+    assert_eq!(run(&mut second, CHANGE_SECOND).await, Ok(1));
+    let trial = trial_of(Part::ConditionalWrite, TAKE);
+    let work = |executor: &mut Executor, _: &Turn| execute(executor, TAKE);
+    let tried = second.try_short(WHILE, &Cancel::new(), trial, |_| Length::Short, work).await;
+    assert!(matches!(tried, Err(ShardError::TimedOut(_))), "{tried:?}");
+    assert_eq!(run_part(&mut second, (Part::RepeatableRead, Length::Short), FIRST).await, Ok(10));
+    first.commit(PATIENCE).await.unwrap();
+    // On a snapshot in which what it had read is not so.
+    assert_eq!(run_part(&mut second, conditional, TAKE).await, Err(ShardError::Changed));
+    assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(31));
     cluster.stop().await;
 }

@@ -13,10 +13,10 @@ const COUNT: &str = "SELECT count(*) FROM t";
 pub const SUM: &str = "SELECT sum(x) FROM t";
 const SHORT: Duration = Duration::from_millis(300);
 
-type Got = Result<i64, Box<SqlError>>;
+pub type Got = Result<i64, Box<SqlError>>;
 
 /// The first column of the last row, or how many rows were changed.
-fn execute(executor: &mut Executor, sql: &str) -> Got {
+pub fn execute(executor: &mut Executor, sql: &str) -> Got {
     let connection = executor.connection();
     let failed =
         |error: rusqlite::Error| Box::new(SqlError::new(SqlState::INTERNAL, error.to_string()));
@@ -38,6 +38,10 @@ fn outcome(got: &Got) -> Result<u64, Box<SqlError>> {
 
 fn key(sql: &str) -> u64 {
     sql.bytes().fold(7, |key, byte| key.wrapping_mul(31).wrapping_add(u64::from(byte)))
+}
+
+pub fn trial_of(part: Part, sql: &str) -> Trial<Got> {
+    Trial::Kept { key: key(sql), outcome, part }
 }
 
 pub async fn begin(shard: &Shard) -> WriteTransaction {
@@ -62,7 +66,7 @@ pub async fn run_part(
     (part, length): (Part, Length),
     sql: &'static str,
 ) -> Result<i64, ShardError> {
-    let trial = Trial::Kept { key: key(sql), outcome, part };
+    let trial = trial_of(part, sql);
     let work = move |executor: &mut Executor, _: &_| execute(executor, sql);
     let got = transaction.try_short(PATIENCE, &Cancel::new(), trial, move |_| length, work).await?;
     got.map_err(ShardError::Refused)

@@ -361,7 +361,9 @@ impl Client {
                 count(executor.connection(), register).map_err(sql)
             };
             let outcome = |counted: &Result<(), Box<SqlError>>| counted.clone().map(|()| 0);
-            let trial = Trial::Kept { key, outcome, part: Part::RowWrite };
+            let claims = self.rng.random_bool(0.5);
+            let part = if claims { Part::ConditionalWrite } else { Part::RowWrite };
+            let trial = Trial::Kept { key, outcome, part };
             let done = transaction.try_short(deadline, &cancel, trial, |_| Length::Short, counts);
             done.await?.map_err(failed)?;
             sleep(Duration::from_micros(self.rng.random_range(0..3_000))).await;
