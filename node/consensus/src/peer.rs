@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -25,6 +26,7 @@ use openraft::raft::{
 use rung_proto::encoding;
 use rung_proto::{Generation, GroupId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Sleep, sleep};
 
 use crate::message::{Answer, Header, Request, SnapshotHeader, encode_request};
 use crate::network::{ByteStream, Network, NetworkError};
@@ -180,6 +182,8 @@ impl RaftNetworkV2<Types> for Peer {
             peer: self,
             input: Some(input),
             under_way: VecDeque::new(),
+            last: None,
+            held: None,
             answered: 0,
             ended: false,
         };
@@ -340,9 +344,19 @@ struct Pipeline<'s, S> {
     peer: &'s Peer,
     input: Option<S>,
     under_way: VecDeque<UnderWay>,
+    /// The last entry that was sent.
+    last: Option<RaftLogId>,
+    /// A message that says no more than that entries are committed, and how long it waits
+    /// for the next one that has some.
+    held: Option<(AppendEntriesRequest<Types>, Pin<Box<Sleep>>)>,
     answered: u64,
     ended: bool,
 }
+
+/// For so long a follower does not learn that the last entries are committed, if it could
+/// learn it from the next ones. A message by itself, and its answer, cost as much as those
+/// that carry entries, and while something is written the next entries are seldom later.
+const HELD: Duration = Duration::from_millis(1);
 
 impl<S> Pipeline<'_, S>
 where
@@ -382,19 +396,37 @@ where
         while self.under_way.len() < self.peer.peers.window {
             let Some(input) = &mut self.input else { return };
             match input.poll_next_unpin(context) {
-                Poll::Pending => return,
+                Poll::Pending => break,
                 Poll::Ready(None) => self.input = None,
+                // The next one says what it says.
+                Poll::Ready(Some(request)) if self.says_only_what_is_committed(&request) => {
+                    self.held = Some((request, Box::pin(sleep(HELD))));
+                }
                 Poll::Ready(Some(request)) => {
-                    let sent = self.send(&request, context);
-                    let last = request.entries.last().map(|entry| entry.log_id);
-                    self.under_way.push_back(UnderWay {
-                        previous: request.prev_log_id,
-                        last: last.or(request.prev_log_id),
-                        sent,
-                    });
+                    self.held = None;
+                    self.push(&request, context);
                 }
             }
         }
+        if let Some((request, mut until)) = self.held.take() {
+            if self.input.is_none() || until.poll_unpin(context).is_ready() {
+                self.push(&request, context);
+            } else {
+                self.held = Some((request, until));
+            }
+        }
+    }
+
+    fn says_only_what_is_committed(&self, request: &AppendEntriesRequest<Types>) -> bool {
+        request.entries.is_empty() && self.last.is_some() && request.prev_log_id == self.last
+    }
+
+    fn push(&mut self, request: &AppendEntriesRequest<Types>, context: &mut Context<'_>) {
+        let sent = self.send(request, context);
+        let last = request.entries.last().map(|entry| entry.log_id);
+        self.last = last.or(self.last);
+        let (previous, last) = (request.prev_log_id, last.or(request.prev_log_id));
+        self.under_way.push_back(UnderWay { previous, last, sent });
     }
 
     fn send(&self, request: &AppendEntriesRequest<Types>, context: &mut Context<'_>) -> Sent {

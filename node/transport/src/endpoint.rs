@@ -139,6 +139,11 @@ fn transport(
     let mut discovery = quinn::MtuDiscoveryConfig::default();
     discovery.upper_bound(MAX_MTU);
     transport.mtu_discovery_config(Some(discovery));
+    // What is received is acknowledged with what is sent, and by itself no more often than
+    // every tenth packet: nodes answer each other, and a packet costs as much as its content.
+    let mut acknowledgements = quinn::AckFrequencyConfig::default();
+    acknowledgements.ack_eliciting_threshold(10u32.into());
+    transport.ack_frequency_config(Some(acknowledgements));
     match class {
         Some(class) => {
             transport.receive_window(limits.connection_window.into());
