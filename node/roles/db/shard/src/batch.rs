@@ -146,7 +146,7 @@ impl Writer {
                 None => (Ok(result), true),
             },
         };
-        let changed = core.changes.take(executor.connection()).0;
+        let changed = core.changes.take(executor.connection()).all();
         let waits = if kept { self.waits_for(&job, &changed) } else { None };
         let keeps = kept && waits.is_none();
         let ended = if keeps { Ok(()) } else { self.control(ROLLBACK_TO) };

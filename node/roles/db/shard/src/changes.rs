@@ -17,13 +17,33 @@ const OWN: &str = "_rung_";
 /// Where sequences are, which transactions do not wait for each other at.
 const SEQUENCES: &str = "_rung_sequences";
 
-/// What was changed of what had been there before.
+/// Which rows were changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Changed {
-    /// These rows were changed or deleted.
     Rows(Vec<Row>),
-    /// Perhaps everything: many rows, the schema, or what SQLite tells nobody.
+    /// Perhaps all: many were, or the schema.
     Unknown,
+}
+
+/// What a connection has done.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    /// Rows that were changed or deleted.
+    pub changed: Changed,
+    /// Rows that were inserted.
+    pub inserted: Vec<Row>,
+    /// There are more, of which SQLite tells nobody: in a table without numbers of rows, or
+    /// in one that was emptied at once.
+    pub misses: bool,
+}
+
+impl Changes {
+    /// All rows that are not what they were.
+    pub fn all(self) -> Changed {
+        let mut all = self.changed;
+        all.add(Changed::Rows(self.inserted));
+        all
+    }
 }
 
 impl Changed {
@@ -49,9 +69,7 @@ pub(crate) struct ChangeLog(Arc<Mutex<Noted>>);
 #[derive(Default)]
 struct Noted {
     changed: Vec<Row>,
-    /// Rows that were not there before, where somebody wants to know.
     inserted: Vec<Row>,
-    wants_inserted: bool,
     is_unknown: bool,
     /// How often SQLite has called.
     calls: u64,
@@ -67,7 +85,6 @@ impl Noted {
             return;
         }
         let rows = match action {
-            Action::SQLITE_INSERT if !self.wants_inserted => return,
             Action::SQLITE_INSERT => &mut self.inserted,
             _ => &mut self.changed,
         };
@@ -86,11 +103,6 @@ fn row(table: &str, rowid: i64) -> Row {
 }
 
 impl ChangeLog {
-    /// Also notes which rows are new.
-    pub fn with_inserted() -> Self {
-        Self(Arc::new(Mutex::new(Noted { wants_inserted: true, ..Noted::default() })))
-    }
-
     fn noted(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,15 +118,19 @@ impl ChangeLog {
         Ok(())
     }
 
-    /// What was changed since this was last asked, and which rows are new.
-    pub fn take(&self, connection: &Connection) -> (Changed, Vec<Row>) {
+    /// What was changed since this was last asked.
+    pub fn take(&self, connection: &Connection) -> Changes {
         let mut noted = self.noted();
-        let is_unknown = noted.is_unknown || noted.misses(connection);
-        let (changed, inserted) =
-            (std::mem::take(&mut noted.changed), std::mem::take(&mut noted.inserted));
-        (noted.is_unknown, noted.calls) = (false, 0);
-        noted.counted = connection.total_changes();
-        (if is_unknown { Changed::Unknown } else { Changed::Rows(changed) }, inserted)
+        let total = connection.total_changes();
+        let misses = total != noted.counted + noted.calls;
+        let changed = std::mem::take(&mut noted.changed);
+        let changes = Changes {
+            changed: if noted.is_unknown { Changed::Unknown } else { Changed::Rows(changed) },
+            inserted: std::mem::take(&mut noted.inserted),
+            misses,
+        };
+        (noted.is_unknown, noted.calls, noted.counted) = (false, 0, total);
+        changes
     }
 
     /// A place in what was noted since it was last taken.
@@ -122,32 +138,17 @@ impl ChangeLog {
         self.noted().changed.len()
     }
 
-    /// From now on it notes which rows are new, or no longer. Says whether it did.
-    pub fn note_inserted(&self, wants: bool) -> bool {
-        std::mem::replace(&mut self.noted().wants_inserted, wants)
-    }
-
-    /// Whether all that was changed since a mark are rows for which this holds, or that were
-    /// noted as new.
-    pub fn all_since(
-        &self,
-        mark: usize,
-        connection: &Connection,
-        mut is_known: impl FnMut(&Row) -> bool,
-    ) -> bool {
+    /// The rows that were changed since a mark and were not inserted before, in order;
+    /// nothing if that is unknown.
+    pub fn since(&self, mark: usize) -> Option<Vec<Row>> {
         let noted = self.noted();
-        let mut is_known = |row: &Row| is_known(row) || noted.inserted.contains(row);
-        !noted.is_unknown
-            && !noted.misses(connection)
-            && noted.changed.get(mark..).is_some_and(|rows| rows.iter().all(&mut is_known))
-    }
-}
-
-impl Noted {
-    /// Whether SQLite has counted changes for which it has not called: it empties a table
-    /// without looking at its rows.
-    fn misses(&self, connection: &Connection) -> bool {
-        connection.total_changes() != self.counted + self.calls
+        if noted.is_unknown {
+            return None;
+        }
+        let rows = noted.changed.get(mark..)?.iter().copied();
+        let mut rows: Vec<Row> = rows.filter(|row| !noted.inserted.contains(row)).collect();
+        rows.sort_unstable();
+        Some(rows)
     }
 }
 
@@ -167,17 +168,18 @@ mod tests {
          INSERT INTO child VALUES (5, 3), (6, 3);
          INSERT INTO _rung_sequences VALUES (1, 1);";
 
-    fn changes_of(log: ChangeLog, statement: &str) -> (Changed, Vec<Row>) {
+    fn changes_of(statement: &str) -> Changes {
         let mut connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(TABLES).unwrap();
+        let log = ChangeLog::default();
         log.install(&mut connection).unwrap();
         connection.execute_batch(statement).unwrap();
         log.take(&connection)
     }
 
     fn rows_of(statement: &str) -> Changed {
-        let (mut changed, inserted) = changes_of(ChangeLog::default(), statement);
-        assert!(inserted.is_empty());
+        let Changes { mut changed, misses, .. } = changes_of(statement);
+        assert!(!misses, "{statement}");
         if let Changed::Rows(rows) = &mut changed {
             rows.sort_unstable();
         }
@@ -206,24 +208,31 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_unknown() {
+    fn what_sqlite_tells_nobody_is_missed() {
+        for statement in ["DELETE FROM plain", "INSERT INTO keyed VALUES (1)"] {
+            assert!(changes_of(statement).misses, "{statement}");
+        }
+    }
+
+    #[test]
+    fn the_schema_and_many_rows_are_not_told_apart() {
         for statement in [
-            "DELETE FROM plain",
-            "INSERT INTO keyed VALUES (1)",
             "INSERT INTO _rung_tables VALUES (1)",
             "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
-             INSERT INTO t SELECT i, i FROM n; UPDATE t SET x = -x",
+             INSERT INTO t SELECT i, i FROM n",
         ] {
             assert_eq!(rows_of(statement), Changed::Unknown, "{statement}");
         }
     }
 
     #[test]
-    fn new_rows_are_told_to_who_asks() {
-        let (changed, inserted) =
-            changes_of(ChangeLog::with_inserted(), "INSERT INTO t(x) VALUES (7), (8)");
-        assert_eq!(changed, Changed::nothing());
+    fn new_rows_are_told_by_themselves() {
+        let Changes { changed, inserted, misses } =
+            changes_of("INSERT INTO t(x) VALUES (7), (8); UPDATE t SET x = 0 WHERE id = 5");
+        assert_eq!((&changed, misses), (&rows(&[("t", 5)]), false));
         assert_eq!(inserted, [row("t", 4), row("t", 5)]);
+        let all = Changes { changed, inserted, misses }.all();
+        assert_eq!(all, Changed::Rows(vec![row("t", 5), row("t", 4), row("t", 5)]));
     }
 
     #[test]
@@ -235,16 +244,15 @@ mod tests {
         connection.execute_batch("UPDATE t SET x = 10 WHERE id = 1").unwrap();
         let mark = log.mark();
         connection.execute_batch("UPDATE t SET x = 20 WHERE id = 2").unwrap();
-        assert!(log.all_since(mark, &connection, |it| *it == row("t", 2)));
-        assert!(!log.all_since(0, &connection, |it| *it == row("t", 2)));
-        log.note_inserted(true);
+        assert_eq!(log.since(mark), Some(vec![row("t", 2)]));
+        assert_eq!(log.since(0).map(|rows| rows.len()), Some(2));
         let change = "INSERT INTO t VALUES (9, 9); UPDATE t SET x = 8 WHERE id = 9";
         connection.execute_batch(change).unwrap();
-        assert!(log.all_since(mark, &connection, |it| *it == row("t", 2)));
-        assert_ne!(log.take(&connection).0, Changed::nothing());
-        assert_eq!(log.take(&connection).0, Changed::nothing());
-        connection.execute_batch("DELETE FROM plain").unwrap();
-        assert!(!log.all_since(0, &connection, |_| true));
+        assert_eq!(log.since(mark), Some(vec![row("t", 2)]), "9 is new");
+        assert_ne!(log.take(&connection).changed, Changed::nothing());
+        assert_eq!(log.take(&connection).changed, Changed::nothing());
+        connection.execute_batch("INSERT INTO _rung_tables VALUES (7)").unwrap();
+        assert_eq!(log.since(0), None);
     }
 
     #[test]

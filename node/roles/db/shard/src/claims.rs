@@ -96,7 +96,7 @@ impl Claims {
 
     /// Claims rows for one who sees a snapshot of this sequence. Where others have some of
     /// them he waits, or breaks their claims if that is what he `breaks`, or if they wait for
-    /// him.
+    /// him. They are his from then on, also if his snapshot turns out to be too old.
     pub fn take<'a>(
         &self,
         number: u64,
@@ -105,28 +105,22 @@ impl Claims {
         breaks: bool,
     ) -> Taken {
         let mut book = self.book();
+        if let Some(ended) = book.wait(Some(number), rows.clone(), breaks) {
+            return Taken::Held(ended);
+        }
+        book.own(number, rows.clone());
         if seen < book.forgotten {
             return Taken::TooOld;
         }
-        let unseen = book.recent.iter().rev().take_while(|(sequence, _)| *sequence > seen);
         let touches = |changed: &Changed| match changed {
             Changed::Rows(changed) => rows.clone().any(|row| changed.contains(row)),
             Changed::Unknown => rows.clone().next().is_some(),
         };
-        if let Some((sequence, _)) = unseen.into_iter().find(|(_, changed)| touches(changed)) {
-            return Taken::ChangedAt(*sequence);
+        let mut unseen = book.recent.iter().rev().take_while(|(sequence, _)| *sequence > seen);
+        match unseen.find(|(_, changed)| touches(changed)) {
+            Some((sequence, _)) => Taken::ChangedAt(*sequence),
+            None => Taken::All,
         }
-        if let Some(ended) = book.wait(Some(number), rows.clone(), breaks) {
-            return Taken::Held(ended);
-        }
-        for row in rows {
-            if book.owners.insert(*row, number) != Some(number)
-                && let Some(claimer) = book.claimers.get_mut(&number)
-            {
-                claimer.rows.push(*row);
-            }
-        }
-        Taken::All
     }
 
     /// Whom a write waits for before it may be kept, if it waits for anybody: it has changed
@@ -193,6 +187,15 @@ impl Claims {
 }
 
 impl Book {
+    fn own<'a>(&mut self, number: u64, rows: impl Iterator<Item = &'a Row>) {
+        let Some(claimer) = self.claimers.get_mut(&number) else { return };
+        for row in rows {
+            if self.owners.insert(*row, number) != Some(number) {
+                claimer.rows.push(*row);
+            }
+        }
+    }
+
     fn disown(&mut self, number: u64) {
         let Some(claimer) = self.claimers.get_mut(&number) else { return };
         for row in std::mem::take(&mut claimer.rows) {
@@ -375,6 +378,18 @@ mod tests {
     }
 
     #[test]
+    fn who_must_see_more_first_owns_what_he_wants() {
+        let claims = Claims::default();
+        let (one, other) = (claims.register(), claims.register());
+        commit(&claims, (5, 4), &[rows(&[1])]);
+        assert!(matches!(take(&claims, one, &[1], 4), Taken::ChangedAt(5)));
+        assert!(matches!(take(&claims, other, &[1], 5), Taken::Held(_)));
+        assert!(matches!(take(&claims, one, &[1], 5), Taken::All));
+        claims.change(None, &rows(&[1]));
+        assert!(claims.is_broken(one));
+    }
+
+    #[test]
     fn commits_that_become_one_entry_are_one() {
         let claims = Claims::default();
         let one = claims.register();
@@ -395,7 +410,7 @@ mod tests {
         commit(&claims, (5, 0), &[rows(&[1])]);
         commit(&claims, (6, 0), &[rows(&[2])]);
         commit(&claims, (5, 0), &[rows(&[3])]);
-        assert!(matches!(take(&claims, one, &[1], 4), Taken::ChangedAt(5)), "nobody knows");
+        assert!(matches!(take(&claims, one, &[3], 4), Taken::ChangedAt(5)));
         assert!(matches!(take(&claims, one, &[2], 4), Taken::All));
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use crate::cancel::Cancel;
-use crate::changes::{Changed, Row};
+use crate::changes::Changes;
 use crate::core::Core;
 use crate::error::ShardError;
 use crate::read::{Attempt, Holder, elsewhere};
@@ -84,8 +84,7 @@ pub(crate) enum Tried<R> {
 pub(crate) struct Done {
     tape: Tape,
     has_changed: bool,
-    /// The rows that it has changed, and those that are new.
-    changes: (Changed, Vec<Row>),
+    changes: Changes,
 }
 
 /// A transaction on its snapshot.
@@ -275,13 +274,14 @@ impl Draft {
             if part == Part::Write {
                 self.steps.open();
             }
-            self.steps.note(done.changes);
+            let changed = self.steps.note(done.changes);
             let again = move |executor: &mut Executor| outcome(&work(executor, &Turn::new(true)));
             self.steps.add(Step {
                 key,
                 tape: done.tape,
                 outcome: outcome(result),
                 is_let_go: may_let_go && !done.has_changed,
+                changed,
                 again: Mutex::new(Box::new(again)),
             });
         }

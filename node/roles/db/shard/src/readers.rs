@@ -162,7 +162,7 @@ impl Readers {
         let failed =
             |source| PagesError::Sqlite { what: "prepare a connection for reading", source };
         meter.install(&mut reader.connection).map_err(failed)?;
-        let changes = ChangeLog::with_inserted();
+        let changes = ChangeLog::default();
         changes.install(&mut reader.connection).map_err(failed)?;
         let executor = Executor::sharing(reader.connection, self.sequences.clone())
             .map_err(|error| PagesError::Broken(error.to_string()))?;

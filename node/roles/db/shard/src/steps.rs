@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rung_sql::{Executor, SqlError, Tape};
 
-use crate::changes::{ChangeLog, Changed, Row};
+use crate::changes::{ChangeLog, Changed, Changes, Row};
 use crate::core::Core;
 use crate::error::ShardError;
 
@@ -19,6 +19,8 @@ pub(crate) struct Step {
     /// It changed nothing, and need not come to the same again if nobody has changed what the
     /// transaction has.
     pub is_let_go: bool,
+    /// The rows that it has changed, of those that were not new to the transaction, in order.
+    pub changed: Vec<Row>,
     /// Never locked: it makes what holds a transaction `Sync`.
     pub again: Mutex<Box<Again>>,
 }
@@ -115,15 +117,18 @@ impl Steps {
         self.changed.iter()
     }
 
-    /// Notes what a part has changed in the draft.
-    pub fn note(&mut self, (changed, inserted): (Changed, Vec<Row>)) {
-        self.inserted.extend(inserted);
-        match changed {
-            Changed::Rows(rows) => {
-                self.changed.extend(rows.into_iter().filter(|row| !self.inserted.contains(row)));
-            }
-            Changed::Unknown => self.is_open = true,
-        }
+    /// Notes what a part has changed in the draft. Gives the rows that are not new, in order.
+    pub fn note(&mut self, changes: Changes) -> Vec<Row> {
+        self.inserted.extend(changes.inserted);
+        self.is_open |= changes.misses;
+        let Changed::Rows(mut rows) = changes.changed else {
+            self.is_open = true;
+            return Vec::new();
+        };
+        rows.retain(|row| !self.inserted.contains(row));
+        rows.sort_unstable();
+        self.changed.extend(&rows);
+        rows
     }
 
     /// What was written depends on more than the rows that were changed.
@@ -148,13 +153,6 @@ impl Steps {
     /// # Errors
     /// [`ShardError::Changed`], or the error that a statement has only now.
     pub fn again(&mut self, executor: &mut Executor, log: &ChangeLog) -> Result<(), ShardError> {
-        let before = log.note_inserted(true);
-        let executed = self.execute(executor, log);
-        log.note_inserted(before);
-        executed
-    }
-
-    fn execute(&mut self, executor: &mut Executor, log: &ChangeLog) -> Result<(), ShardError> {
         let mut repeats = self.repeats_all();
         for step in &mut self.steps {
             if step.is_let_go && !repeats {
@@ -171,8 +169,7 @@ impl Steps {
                     Ok(_) => ShardError::Changed,
                 });
             }
-            let is_known = |row: &Row| self.changed.contains(row);
-            repeats |= !log.all_since(mark, executor.connection(), is_known);
+            repeats |= log.since(mark).as_ref() != Some(&step.changed);
         }
         self.is_shaken = repeats;
         Ok(())

@@ -268,7 +268,7 @@ impl Writer {
                 connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
             match committed {
                 Ok(_) => {
-                    let rest = core.changes.take(connection).0;
+                    let rest = core.changes.take(connection).all();
                     self.changed.push((None, rest));
                     let commit = Commit { ticket: *ticket, epoch, waiting };
                     let place = (store.tip().sequence + 1, store.position().sequence);

@@ -52,7 +52,7 @@ impl Draft {
             let tried = self.run(until, cancel, length, work)?;
             let Tried::Done(_, done) = &tried else { return Ok((tried, may_let_go)) };
             let (true, Some(Part::ConditionalWrite), Changed::Rows(rows)) =
-                (may_let_go, part, &done.changes.0)
+                (may_let_go, part, &done.changes.changed)
             else {
                 return Ok((tried, may_let_go));
             };
@@ -67,20 +67,26 @@ impl Draft {
         }
     }
 
-    /// Brings the draft to where it sees what is settled now, and what the transaction has
+    /// Brings the draft to where it sees what is settled by now, and what the transaction has
     /// changed before is changed by nobody else until it ends. Says whether it could be; if
     /// not, what is executed now must come to the same when it is committed.
     async fn catch_up(&mut self, wait: &Wait<'_>) -> Result<bool, ShardError> {
+        let mut has_moved = false;
         while self.steps.may_let_go() {
-            if !self.sees_all() && !self.move_on(wait)? {
-                return Ok(false);
-            }
             let taken = self.take(&[], wait);
-            if matches!(taken, Taken::All) {
+            if matches!(taken, Taken::All) && (has_moved || self.sees_all()) {
                 return Ok(true);
             }
+            // Whoever holds something is waited for first, and the snapshot taken then.
+            let is_held = matches!(taken, Taken::Held(_));
             if !self.wait(taken, wait).await? {
                 return Ok(false);
+            }
+            if !is_held {
+                if !self.move_on(wait)? {
+                    return Ok(false);
+                }
+                has_moved = true;
             }
         }
         Ok(false)

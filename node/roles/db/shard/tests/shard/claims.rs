@@ -206,9 +206,19 @@ async fn what_waits_for_nobody_is_noticed() {
     assert_eq!(run(&mut told, "SELECT x FROM t WHERE id = 5").await, Ok(1));
     write(&shard, "INSERT INTO t VALUES (5, 100)").await.unwrap();
     assert_eq!(told.commit(PATIENCE).await, Err(ShardError::Changed));
+    // One that was emptied at once, and filled again.
     let told = claims(&shard, CHANGE_SECOND, (SECOND, 22)).await;
     write(&shard, "DELETE FROM t").await.unwrap();
-    write(&shard, "INSERT INTO t VALUES (2, 0)").await.unwrap();
+    let mut other = writes(&shard, "INSERT INTO t VALUES (2, 0)");
+    waits(&mut other).await;
+    assert_eq!(told.commit(PATIENCE).await, Err(ShardError::Changed));
+    other.await.unwrap();
+    // What was changed is not there any more, and would be inserted.
+    let mut told = begin(&shard).await;
+    const ADD_SECOND: &str = "INSERT INTO t VALUES (2, 7) ON CONFLICT (id) DO UPDATE SET x = x + 1";
+    assert_eq!(run(&mut told, ADD_SECOND).await, Ok(1));
+    assert_eq!(run(&mut told, SECOND).await, Ok(1));
+    write(&shard, "DELETE FROM t").await.unwrap();
     assert_eq!(told.commit(PATIENCE).await, Err(ShardError::Changed));
     cluster.stop().await;
 }

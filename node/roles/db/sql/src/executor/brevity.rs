@@ -72,7 +72,11 @@ impl Executor {
 fn is_brief(program: &[Instruction]) -> bool {
     let gathered: HashSet<i64> =
         program.iter().filter(|it| it.name == "OpenEphemeral").map(|it| it.p1).collect();
+    let has = |name: &str| program.iter().any(|it| it.name == name);
     program.len() <= LONGEST
+        // It gives a row another key. SQLite tells of the new one only, and whoever wants to
+        // know which rows are changed does better with none of these.
+        && !(has("Delete") && has("Insert"))
         && program.iter().all(|it| match it.name.as_str() {
             "Next" | "Prev" | "SorterNext" => gathered.contains(&it.p1),
             // To the beginning, once, after the transaction was begun.

@@ -238,6 +238,9 @@ fn what_touches_a_few_rows_is_brief() {
         ("INSERT INTO child VALUES (1, 2, 'a') ON CONFLICT (id) DO UPDATE SET k = 'b'", true),
         ("DELETE FROM child WHERE id = 1", true),
         ("UPDATE t SET n = n + 1", false),
+        // They give rows other keys.
+        ("UPDATE t SET id = 8 WHERE id = 7", false),
+        ("INSERT INTO child VALUES (1, 2) ON CONFLICT (id) DO UPDATE SET id = 3", false),
         ("UPDATE t SET n = n + 1 WHERE id > 7", false),
         ("UPDATE t SET n = n + 1 WHERE s = 'a'", false),
         ("DELETE FROM plain", false),
