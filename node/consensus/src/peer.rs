@@ -394,13 +394,15 @@ where
     /// the messages are queued in their order.
     fn send_more(&mut self, context: &mut Context<'_>) {
         while self.under_way.len() < self.peer.peers.window {
-            let Some(input) = &mut self.input else { return };
+            let Some(input) = &mut self.input else { break };
             match input.poll_next_unpin(context) {
                 Poll::Pending => break,
                 Poll::Ready(None) => self.input = None,
                 // The next one says what it says.
                 Poll::Ready(Some(request)) if self.says_only_what_is_committed(&request) => {
-                    self.held = Some((request, Box::pin(sleep(HELD))));
+                    let until = self.held.take().map(|(_, until)| until);
+                    let until = until.unwrap_or_else(|| Box::pin(sleep(HELD)));
+                    self.held = Some((request, until));
                 }
                 Poll::Ready(Some(request)) => {
                     self.held = None;
@@ -409,7 +411,8 @@ where
             }
         }
         if let Some((request, mut until)) = self.held.take() {
-            if self.input.is_none() || until.poll_unpin(context).is_ready() {
+            let is_due = self.input.is_none() || until.poll_unpin(context).is_ready();
+            if is_due && self.under_way.len() < self.peer.peers.window {
                 self.push(&request, context);
             } else {
                 self.held = Some((request, until));

@@ -69,12 +69,16 @@ impl PageStore {
         Ok(steps.iter().map(Step::outcome).collect())
     }
 
-    /// Whether applying these entries would only settle what this copy has captured,
-    /// which neither reads nor writes a file.
-    pub fn would_settle(&self, entries: &[(u64, &[u8])]) -> bool {
-        let steps = self.plan(entries);
-        let settles = |step: &Step<'_>| step.decision == Decision::Settle && !step.undo;
-        self.usable().is_ok() && steps.is_ok_and(|steps| steps.iter().all(settles))
+    /// Whether applying these entries writes no more than so many pages, beside settling what
+    /// this copy has captured, which neither reads nor writes a file.
+    pub fn writes_at_most(&self, pages: usize, entries: &[(u64, &[u8])]) -> bool {
+        let Ok(steps) = self.plan(entries) else { return false };
+        let is_plain = |step: &Step<'_>| {
+            !step.undo && matches!(step.decision, Decision::Settle | Decision::Write { .. })
+        };
+        self.usable().is_ok()
+            && steps.iter().all(is_plain)
+            && steps.iter().map(Step::pages).sum::<usize>() <= pages
     }
 
     fn plan<'a>(&self, entries: &[(u64, &'a [u8])]) -> Result<Vec<Step<'a>>, PagesError> {

@@ -55,7 +55,7 @@ impl Writer {
             });
             let waiting = vec![Waiting { kept, answer }];
             let place = (store.tip().sequence + 1, store.position().sequence);
-            core.claims.commit(place, &[(None, Changed::Unknown)]);
+            core.claims.commit(place, Changed::Unknown);
             core.capture(&mut store, Commit { ticket: *ticket, epoch, waiting })
         };
         if let Err(failed) = committed {

@@ -6,8 +6,6 @@ use std::time::Instant;
 use rung_sql::Executor;
 use rusqlite::ErrorCode;
 
-use crate::changes::Changed;
-use crate::claims::Ended;
 use crate::core::Waiting;
 use crate::error::ShardError;
 use crate::job::{Boxed, Job, JobKind, Verdict, Written};
@@ -147,7 +145,9 @@ impl Writer {
             },
         };
         let changed = core.changes.take(executor.connection()).all();
-        let waits = if kept { self.waits_for(&job, &changed) } else { None };
+        let by = job.claim.as_ref().map(|claim| claim.number());
+        let may_wait = kept && !job.breaks_claims;
+        let waits = if may_wait { core.claims.wait(by, &changed) } else { None };
         let keeps = kept && waits.is_none();
         let ended = if keeps { Ok(()) } else { self.control(ROLLBACK_TO) };
         if let Err(error) = ended.and_then(|()| self.control(RELEASE)) {
@@ -161,21 +161,10 @@ impl Writer {
             return Member::Answered;
         }
         if keeps {
-            self.changed.push((job.claim.clone(), changed));
+            core.claims.keep(by, changed);
+            self.claims.extend(job.claim.clone());
         }
         Member::Done(Done { job, result, kept })
-    }
-
-    /// Whom a write waits for that has changed this, if it waits for anybody. If not,
-    /// whoever has claimed something of it learns of that.
-    fn waits_for(&self, job: &Job, changed: &Changed) -> Option<Ended> {
-        let by = job.claim.as_ref().map(|claim| claim.number());
-        let claims = &self.core.claims;
-        let waits = if job.breaks_claims { None } else { claims.wait(by, changed) };
-        if waits.is_none() {
-            claims.change(by, changed);
-        }
-        waits
     }
 
     /// A statement has ended the transaction of all.

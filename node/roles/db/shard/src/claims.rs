@@ -3,8 +3,8 @@
 //! more. Nothing relies on it: a transaction whose rows are changed all the same is told,
 //! and looks at everything when it is committed.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -13,13 +13,12 @@ use tokio::time::timeout_at;
 use crate::cancel::Cancel;
 use crate::changes::{Changed, Row};
 use crate::error::ShardError;
-use crate::steps::Claim;
 
 /// Comes when whoever was waited for has ended.
 pub(crate) type Ended = oneshot::Receiver<()>;
 
 /// What is said of who waited for that in vain.
-pub(crate) const HELD: &str = "waited for a transaction that has changed the same row";
+pub(crate) const HELD: &str = "waited for another transaction that has changed the same row";
 
 /// Waits for the end of who has claimed something, until a time.
 ///
@@ -47,6 +46,10 @@ struct Book {
     owners: HashMap<Row, u64>,
     claimers: HashMap<u64, Claimer>,
     numbers: u64,
+    /// What was changed in the transaction that the writer has open, and who waits for its
+    /// end.
+    open: Option<Changed>,
+    waiting: Vec<oneshot::Sender<()>>,
     /// What was committed, by the sequence of its position, which readers may not see yet.
     recent: VecDeque<(u64, Changed)>,
     /// What was committed up to this sequence is not in `recent` any more.
@@ -94,28 +97,34 @@ impl Claims {
         book.claimers.remove(&number);
     }
 
-    /// Claims rows for one who sees a snapshot of this sequence. Where others have some of
-    /// them he waits, or breaks their claims if that is what he `breaks`, or if they wait for
-    /// him. They are his from then on, also if his snapshot turns out to be too old.
-    pub fn take<'a>(
+    /// Claims what one has changed, and `more`, with a snapshot of this sequence. Where others
+    /// have some of it he waits, or breaks their claims if that is what he `breaks`, or if
+    /// they wait for him. The rows are his from then on, also if his snapshot turns out to be
+    /// too old.
+    pub fn take(
         &self,
         number: u64,
-        rows: impl Iterator<Item = &'a Row> + Clone,
+        (rows, more): (&HashSet<Row>, &[Row]),
         seen: u64,
         breaks: bool,
     ) -> Taken {
         let mut book = self.book();
-        if let Some(ended) = book.wait(Some(number), rows.clone(), breaks) {
+        if let Some(ended) = book.wait(Some(number), rows.iter().chain(more), breaks) {
             return Taken::Held(ended);
         }
-        book.own(number, rows.clone());
+        book.own(number, rows.iter().chain(more));
         if seen < book.forgotten {
             return Taken::TooOld;
         }
         let touches = |changed: &Changed| match changed {
-            Changed::Rows(changed) => rows.clone().any(|row| changed.contains(row)),
-            Changed::Unknown => rows.clone().next().is_some(),
+            Changed::Rows(changed) => {
+                changed.iter().any(|row| rows.contains(row) || more.contains(row))
+            }
+            Changed::Unknown => !rows.is_empty() || !more.is_empty(),
         };
+        if book.open.as_ref().is_some_and(touches) {
+            return Taken::Held(book.end_of_open());
+        }
         let mut unseen = book.recent.iter().rev().take_while(|(sequence, _)| *sequence > seen);
         match unseen.find(|(_, changed)| touches(changed)) {
             Some((sequence, _)) => Taken::ChangedAt(*sequence),
@@ -132,19 +141,24 @@ impl Claims {
         }
     }
 
-    /// Rows are changed by this one, or by somebody who claims nothing. Whoever has claimed
-    /// them learns of it.
-    pub fn change(&self, by: Option<u64>, changed: &Changed) {
-        self.book().change(by, changed);
+    /// The writer keeps what this one has changed, or somebody who claims nothing. Whoever has
+    /// claimed it learns of that.
+    pub fn keep(&self, by: Option<u64>, changed: Changed) {
+        let mut book = self.book();
+        book.change(by, &changed);
+        book.open.get_or_insert_with(Changed::nothing).add(changed);
     }
 
-    /// Something was committed that will be at this sequence. What is not behind `settled`
-    /// all who begin see.
-    pub fn commit(
-        &self,
-        (sequence, settled): (u64, u64),
-        members: &[(Option<Arc<Claim>>, Changed)],
-    ) {
+    /// Nothing is kept of what the writer has changed.
+    pub fn drop_open(&self) {
+        let mut book = self.book();
+        book.open = None;
+        book.waiting.clear();
+    }
+
+    /// What the writer has kept, and `more`, was committed, and will be at this sequence. All
+    /// who begin see what is at `settled` and before.
+    pub fn commit(&self, (sequence, settled): (u64, u64), more: Changed) {
         let mut book = self.book();
         while let Some((first, _)) = book.recent.front()
             && *first <= settled
@@ -156,11 +170,10 @@ impl Claims {
         while book.recent.back().is_some_and(|(last, _)| *last > sequence) {
             book.recent.pop_back();
         }
-        let mut all = Changed::nothing();
-        for (by, changed) in members {
-            book.change(by.as_ref().map(|claim| claim.number()), changed);
-            all.add(changed.clone());
-        }
+        book.change(None, &more);
+        let mut all = book.open.take().unwrap_or(Changed::nothing());
+        all.add(more);
+        book.waiting.clear();
         match book.recent.back_mut() {
             Some((last, before)) if *last == sequence => before.add(all),
             _ if all == Changed::nothing() => {}
@@ -168,9 +181,15 @@ impl Claims {
         }
     }
 
-    /// What was committed in earlier epochs is seen by all, or is nowhere.
+    /// This copy is not the primary any more, or has become it: all claims are broken. What
+    /// was committed before is seen by all, or is nowhere.
     pub fn forget(&self) {
-        self.book().recent.clear();
+        let mut book = self.book();
+        let owners: Vec<u64> = book.claimers.keys().copied().collect();
+        owners.into_iter().for_each(|owner| book.break_claims(owner));
+        book.recent.clear();
+        book.open = None;
+        book.waiting.clear();
     }
 
     /// Whether rows that he has claimed were changed by others.
@@ -207,7 +226,14 @@ impl Book {
         self.disown(number);
         if let Some(claimer) = self.claimers.get_mut(&number) {
             claimer.is_broken = true;
+            claimer.waiting.clear();
         }
+    }
+
+    fn end_of_open(&mut self) -> Ended {
+        let (sender, ended) = oneshot::channel();
+        self.waiting.push(sender);
+        ended
     }
 
     fn change(&mut self, by: Option<u64>, changed: &Changed) {
@@ -273,7 +299,7 @@ mod tests {
     use super::*;
 
     fn take(claims: &Claims, number: u64, rows: &[Row], seen: u64) -> Taken {
-        claims.take(number, rows.iter(), seen, false)
+        claims.take(number, (&rows.iter().copied().collect(), &[]), seen, false)
     }
 
     fn takes_all(claims: &Claims, number: u64, rows: &[Row]) -> bool {
@@ -293,8 +319,8 @@ mod tests {
 
     /// Committed by those who claim nothing.
     fn commit(claims: &Claims, place: (u64, u64), changed: &[Changed]) {
-        let members: Vec<_> = changed.iter().map(|changed| (None, changed.clone())).collect();
-        claims.commit(place, &members);
+        changed.iter().for_each(|changed| claims.keep(None, changed.clone()));
+        claims.commit(place, Changed::nothing());
     }
 
     #[test]
@@ -338,7 +364,7 @@ mod tests {
         let claims = Claims::default();
         let (one, other) = (claims.register(), claims.register());
         assert!(takes_all(&claims, one, &[1, 2]));
-        assert!(matches!(claims.take(other, [1].iter(), 0, true), Taken::All));
+        assert!(matches!(claims.take(other, (&HashSet::from([1]), &[]), 0, true), Taken::All));
         assert!(claims.is_broken(one));
         // All of them: it looks at everything anyway.
         assert!(takes_all(&claims, other, &[2]));
@@ -351,13 +377,13 @@ mod tests {
         for (number, row) in [(one, 1), (two, 2), (three, 3)] {
             assert!(takes_all(&claims, number, &[row]));
         }
-        claims.change(Some(one), &rows(&[1, 9]));
+        claims.keep(Some(one), rows(&[1, 9]));
         assert!(!claims.is_broken(one));
-        claims.change(None, &rows(&[2]));
+        claims.keep(None, rows(&[2]));
         assert!(claims.is_broken(two));
-        claims.change(Some(one), &Changed::Unknown);
+        claims.keep(Some(one), Changed::Unknown);
         assert_eq!([one, two, three].map(|it| claims.is_broken(it)), [false, true, true]);
-        commit(&claims, (1, 0), &[rows(&[1])]);
+        claims.commit((1, 0), rows(&[1]));
         assert!(claims.is_broken(one));
     }
 
@@ -385,8 +411,40 @@ mod tests {
         assert!(matches!(take(&claims, one, &[1], 4), Taken::ChangedAt(5)));
         assert!(matches!(take(&claims, other, &[1], 5), Taken::Held(_)));
         assert!(matches!(take(&claims, one, &[1], 5), Taken::All));
-        claims.change(None, &rows(&[1]));
+        claims.keep(None, rows(&[1]));
         assert!(claims.is_broken(one));
+    }
+
+    #[test]
+    fn who_wants_what_the_writer_has_open_waits_for_its_end() {
+        let claims = Claims::default();
+        let one = claims.register();
+        claims.keep(None, rows(&[1]));
+        let mut ended = waits(&claims, one, &[1]);
+        assert!(ended.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+        assert!(takes_all(&claims, one, &[2]));
+        commit(&claims, (5, 4), &[]);
+        assert!(ended.try_recv() == Err(oneshot::error::TryRecvError::Closed));
+        assert!(matches!(take(&claims, one, &[1], 4), Taken::ChangedAt(5)));
+        assert!(!claims.is_broken(one));
+        claims.keep(None, rows(&[3]));
+        claims.drop_open();
+        assert!(matches!(take(&claims, one, &[3], 4), Taken::All));
+    }
+
+    #[test]
+    fn who_waits_for_a_claim_that_is_broken_is_told() {
+        let claims = Claims::default();
+        let (one, other) = (claims.register(), claims.register());
+        assert!(takes_all(&claims, one, &[1]));
+        let mut ended = waits(&claims, other, &[1]);
+        claims.keep(None, rows(&[1]));
+        assert!(ended.try_recv() == Err(oneshot::error::TryRecvError::Closed));
+        assert!(claims.is_broken(one));
+        claims.drop_open();
+        assert!(takes_all(&claims, other, &[1]));
+        claims.forget();
+        assert!(claims.is_broken(other));
     }
 
     #[test]

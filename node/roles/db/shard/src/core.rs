@@ -430,6 +430,8 @@ impl Core {
             let lost = if ends { desk.in_flight.take_back() } else { Vec::new() };
             (refused, lost, if ends { desk.in_flight.take_all() } else { Vec::new() })
         };
+        // Nobody waits for a draft that is lost.
+        self.claims.forget();
         self.state.send_replace(state);
         self.bell.notify_all();
         refused.into_iter().for_each(|(job, error)| job.refuse(error));

@@ -83,6 +83,7 @@ pub(crate) enum Tried<R> {
 /// How a part was executed.
 pub(crate) struct Done {
     tape: Tape,
+    took: Duration,
     has_changed: bool,
     changes: Changes,
 }
@@ -97,7 +98,8 @@ pub(crate) struct Draft {
     has_changed: bool,
     /// It has changed more than it shall keep in memory.
     is_large: bool,
-    /// What was executed last shall be executed again, and is not in the steps.
+    /// What was executed last shall be executed again and is not in the steps, or the
+    /// snapshot has gone.
     is_ahead: bool,
     steps: Steps,
 }
@@ -110,10 +112,7 @@ struct Snapshot {
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        let held = self.holder.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(held) = held {
-            self.core.readers.release(held);
-        }
+        self.end();
     }
 }
 
@@ -140,6 +139,32 @@ impl Snapshot {
         core.readers.holds(&holder);
         Some((Self { core: Arc::clone(core), holder }, epoch, position))
     }
+
+    /// As [`Snapshot::begin`], after the checkpoint that is to be made, if it is soon.
+    async fn begin_after_checkpoint(
+        core: &Arc<Core>,
+        until: Instant,
+    ) -> Option<(Self, u64, Token)> {
+        let until = until.min(Instant::now() + CHECKPOINT);
+        loop {
+            let mut made = std::pin::pin!(core.checkpointed.notified());
+            made.as_mut().enable();
+            let begun = Self::begin(core);
+            if begun.is_some() || !core.desk().waits_for_checkpoint(&core.config.limits) {
+                return begun;
+            }
+            // If it takes longer, the writer is waited for, which comes after it too.
+            timeout_at(until.into(), made).await.ok()?;
+        }
+    }
+
+    /// Ends it.
+    fn end(&self) {
+        let held = self.holder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(held) = held {
+            self.core.readers.release(held);
+        }
+    }
 }
 
 impl Draft {
@@ -147,32 +172,20 @@ impl Draft {
     pub fn begin(core: &Arc<Core>) -> Option<Self> {
         // Before it is looked whether the shard is handed over, which waits for it.
         let steps = Steps::new(core);
-        let (snapshot, epoch, position) = Snapshot::begin(core)?;
-        Some(Self {
-            core: Arc::clone(core),
-            epoch,
-            snapshot,
-            position,
-            has_changed: false,
-            is_large: false,
-            is_ahead: false,
-            steps,
-        })
+        Snapshot::begin(core).map(|begun| Self::on(begun, steps))
     }
 
     /// As [`Draft::begin`], after the checkpoint that is to be made, if it is soon.
     pub async fn begin_after_checkpoint(core: &Arc<Core>, until: Instant) -> Option<Self> {
-        let until = until.min(Instant::now() + CHECKPOINT);
-        loop {
-            let mut made = std::pin::pin!(core.checkpointed.notified());
-            made.as_mut().enable();
-            let draft = Self::begin(core);
-            if draft.is_some() || !core.desk().waits_for_checkpoint(&core.config.limits) {
-                return draft;
-            }
-            // If it takes longer, the writer is waited for, which comes after it too.
-            timeout_at(until.into(), made).await.ok()?;
-        }
+        let steps = Steps::new(core);
+        let begun = Snapshot::begin_after_checkpoint(core, until).await;
+        begun.map(|begun| Self::on(begun, steps))
+    }
+
+    fn on((snapshot, epoch, position): (Snapshot, u64, Token), steps: Steps) -> Self {
+        let core = Arc::clone(&snapshot.core);
+        let (has_changed, is_large, is_ahead) = (false, false, false);
+        Self { core, epoch, snapshot, position, has_changed, is_large, is_ahead, steps }
     }
 
     /// Whether a part may be executed here.
@@ -203,7 +216,6 @@ impl Draft {
         if cancel.is_canceled() {
             return Err(ShardError::Canceled);
         }
-        let began = Instant::now();
         let tried = with_sandbox(&self.snapshot.holder, |sandbox| {
             let executor = &mut sandbox.executor;
             let length = catch_unwind(AssertUnwindSafe(|| length(executor)));
@@ -217,7 +229,6 @@ impl Draft {
             self.is_large = draft_bytes(connection) > self.core.config.limits.draft_bytes;
             tried
         });
-        self.steps.spent += began.elapsed();
         if let Ok(Tried::Done(_, done)) = &tried {
             self.has_changed |= done.has_changed;
         }
@@ -237,7 +248,6 @@ impl Draft {
     where
         W: FnMut(&mut Executor, &Turn) -> R + Send + 'static,
     {
-        let began = Instant::now();
         let (reply, answer) = oneshot::channel();
         let (holder, cancels) = (Arc::clone(&self.snapshot.holder), cancel.clone());
         self.core.readers.spawn(Box::new(move || {
@@ -246,9 +256,7 @@ impl Draft {
             // Whoever asked may have gone.
             let _ = reply.send(tried.map(|tried| Attempt::Done((tried, work))));
         }))?;
-        let tried = elsewhere(answer, until, cancel).await;
-        self.steps.spent += began.elapsed();
-        tried
+        elsewhere(answer, until, cancel).await
     }
 
     /// Whether it has done nothing but read so far.
@@ -275,12 +283,16 @@ impl Draft {
                 self.steps.open();
             }
             let changed = self.steps.note(done.changes);
+            let is_let_go = may_let_go && !done.has_changed;
+            if !is_let_go {
+                self.steps.spent += done.took;
+            }
             let again = move |executor: &mut Executor| outcome(&work(executor, &Turn::new(true)));
             self.steps.add(Step {
                 key,
                 tape: done.tape,
                 outcome: outcome(result),
-                is_let_go: may_let_go && !done.has_changed,
+                is_let_go,
                 changed,
                 again: Mutex::new(Box::new(again)),
             });
@@ -329,7 +341,7 @@ fn execute<R>(
 ) -> Result<Tried<R>, ShardError> {
     let ReadConnection { executor, meter, changes: log, .. } = sandbox;
     let turn = Turn::new(budget.is_none());
-    let changes = executor.connection().total_changes();
+    let (began, changes) = (Instant::now(), executor.connection().total_changes());
     meter.begin(budget, Some(until), cancel.clone());
     let executed = catch_unwind(AssertUnwindSafe(|| executor.recording(|it| work(it, &turn))));
     let stopped = meter.end();
@@ -345,7 +357,8 @@ fn execute<R>(
         (Ok((result, tape)), None) if !tape.is_refused() => {
             let has_changed = executor.connection().total_changes() != changes;
             let changes = log.take(executor.connection());
-            Ok(Tried::Done(result, Done { tape, has_changed, changes }))
+            let took = began.elapsed();
+            Ok(Tried::Done(result, Done { tape, took, has_changed, changes }))
         }
         _ => Ok(Tried::Writer),
     }

@@ -130,8 +130,8 @@ impl Machine {
     }
 }
 
-/// Pages of so many bytes, compressed, are applied in some 100 microseconds.
-const LITTLE: usize = 16 << 10;
+/// So many pages are applied in some 100 microseconds.
+const LITTLE: usize = 8;
 
 fn position(entry: &Committed) -> Position {
     Position { term: entry.term, index: entry.index }
@@ -202,10 +202,9 @@ impl StateMachine for Machine {
                 _ => {}
             }
         }
-        let bytes: usize = ours.iter().map(|(_, pages)| pages.len()).sum();
-        !self.0.store_at_once().is_some_and(|store| {
-            store.would_settle(&ours) || bytes <= LITTLE && self.0.desk().epoch().is_none()
-        })
+        // What follows while it may still have to leave the file waits for the writer.
+        let pages = if self.0.desk().epoch().is_none() { LITTLE } else { 0 };
+        !self.0.store_at_once().is_some_and(|store| store.writes_at_most(pages, &ours))
     }
 
     fn own_copy(&self) -> Option<OwnCopy> {

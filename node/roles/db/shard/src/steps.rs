@@ -113,20 +113,30 @@ impl Steps {
     }
 
     /// Rows that were changed and were there before.
-    pub fn changed(&self) -> impl Iterator<Item = &Row> + Clone {
-        self.changed.iter()
+    pub fn changed(&self) -> &HashSet<Row> {
+        &self.changed
+    }
+
+    /// Of the rows that a part has changed, those that were there before.
+    pub fn old_rows(&self, changes: &Changes) -> Option<Vec<Row>> {
+        let Changed::Rows(rows) = &changes.changed else { return None };
+        let is_old = |row: &Row| !self.inserted.contains(row) && !changes.inserted.contains(row);
+        let mut rows: Vec<Row> = rows.iter().copied().filter(is_old).collect();
+        rows.sort_unstable();
+        Some(rows)
+    }
+
+    /// All will be done in another draft, where other rows are new.
+    pub fn forget_inserted(&mut self) {
+        self.inserted.clear();
     }
 
     /// Notes what a part has changed in the draft. Gives the rows that are not new, in order.
     pub fn note(&mut self, changes: Changes) -> Vec<Row> {
+        let rows = self.old_rows(&changes);
         self.inserted.extend(changes.inserted);
-        self.is_open |= changes.misses;
-        let Changed::Rows(mut rows) = changes.changed else {
-            self.is_open = true;
-            return Vec::new();
-        };
-        rows.retain(|row| !self.inserted.contains(row));
-        rows.sort_unstable();
+        self.is_open |= changes.misses || rows.is_none();
+        let rows = rows.unwrap_or_default();
         self.changed.extend(&rows);
         rows
     }

@@ -71,7 +71,6 @@ async fn take_over(core: Arc<Core>, group: Group, epoch: u64) {
     if is_taking {
         // All that was given before is in the file, or nowhere.
         core.sequences.forget();
-        core.claims.forget();
         core.set_state(CopyState::Primary { epoch });
     }
 }

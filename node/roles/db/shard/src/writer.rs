@@ -8,7 +8,6 @@ use rung_pages::{Checkpoint, PageStore, PagesError, WriterTicket};
 use rung_sql::Executor;
 
 use crate::batch::sqlite_error;
-use crate::changes::Changed;
 use crate::core::{CheckpointNeed, Core, Desk, Waiting, stop_for};
 use crate::error::ShardError;
 use crate::interactive::Handle;
@@ -39,8 +38,8 @@ pub(crate) struct Writer {
     pub core: Arc<Core>,
     connected: Option<Connected>,
     lock: Option<Held>,
-    /// What was changed in the open transaction, and by whom.
-    pub changed: Vec<(Option<Arc<Claim>>, Changed)>,
+    /// Of those whose drafts are committed with the open transaction.
+    pub claims: Vec<Arc<Claim>>,
 }
 
 enum Next {
@@ -55,7 +54,7 @@ enum Next {
 /// and what has gathered in the queue; the rest is done by those who want it.
 pub(crate) fn run(core: Arc<Core>) {
     let writer =
-        Writer { core: Arc::clone(&core), connected: None, lock: None, changed: Vec::new() };
+        Writer { core: Arc::clone(&core), connected: None, lock: None, claims: Vec::new() };
     core.desk().writer = Some(Box::new(writer));
     loop {
         match next(&core) {
@@ -269,12 +268,17 @@ impl Writer {
             match committed {
                 Ok(_) => {
                     let rest = core.changes.take(connection).all();
-                    self.changed.push((None, rest));
                     let commit = Commit { ticket: *ticket, epoch, waiting };
                     let place = (store.tip().sequence + 1, store.position().sequence);
                     let done = core.committed(&mut store, commit);
-                    core.claims.commit(place, &self.changed);
-                    self.changed.clear();
+                    if store.tip().sequence >= place.0 || core.desk().in_flight.deferred().is_some()
+                    {
+                        core.claims.commit(place, rest);
+                    } else {
+                        // It has changed no page.
+                        core.claims.drop_open();
+                    }
+                    self.claims.clear();
                     Ok(done)
                 }
                 Err(error) => Err((error, waiting)),
@@ -297,7 +301,8 @@ impl Writer {
     /// Begins a transaction, in which nothing is changed yet.
     pub fn begin(&mut self) -> rusqlite::Result<()> {
         let core = Arc::clone(&self.core);
-        self.changed.clear();
+        self.claims.clear();
+        core.claims.drop_open();
         let connection = self.connected().executor.connection();
         core.changes.take(connection);
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
@@ -305,7 +310,8 @@ impl Writer {
 
     /// Rolls back what is open, if anything is.
     pub fn roll_back(&mut self) {
-        self.changed.clear();
+        self.claims.clear();
+        self.core.claims.drop_open();
         let connection = self.connected().executor.connection();
         if connection.is_autocommit() {
             return;

@@ -421,9 +421,11 @@ fn scope_of(statement: &ast::Statement) -> Scope {
         ),
         ast::Statement::Update(update) => is_one_key(update.selection.as_ref()),
         ast::Statement::Delete(delete) => is_one_key(delete.selection.as_ref()),
+        // With what it may have taken from a sequence.
+        ast::Statement::Query(_) if tables(statement) == 0 => return Scope::Keyed,
         _ => return Scope::Wide,
     };
-    match (names_one_table(statement), is_keyed) {
+    match (tables(statement) == 1, is_keyed) {
         (false, _) => Scope::Wide,
         (true, false) => Scope::Conditional,
         (true, true) => Scope::Keyed,
@@ -436,6 +438,7 @@ fn is_one_key(condition: Option<&ast::Expr>) -> bool {
         Some(ast::Expr::BinaryOp { left, op: ast::BinaryOperator::Eq, right }) => {
             is_column(left) && is_constant(right)
         }
+        Some(ast::Expr::Nested(inner)) => is_one_key(Some(inner)),
         Some(ast::Expr::InList { expr, list, negated: false }) => {
             is_column(expr) && list.iter().all(is_constant)
         }
@@ -457,14 +460,15 @@ fn is_constant(expression: &ast::Expr) -> bool {
     }
 }
 
-/// Whether no table but the one that is written is named, and that only once.
-fn names_one_table(statement: &ast::Statement) -> bool {
+/// How often a table is named, up to twice.
+fn tables(statement: &ast::Statement) -> usize {
     let mut tables = 0;
-    let second = ast::visit_relations(statement, |_| {
+    // It ends where it has seen enough.
+    let _ = ast::visit_relations(statement, |_| {
         tables += 1;
         if tables > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    second.is_continue()
+    tables
 }
 
 #[cfg(test)]
@@ -483,7 +487,9 @@ mod tests {
             (Scope::Conditional, "UPDATE t SET n = 1 WHERE id = a"),
             (Scope::Conditional, "DELETE FROM t"),
             (Scope::Conditional, "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING"),
-            (Scope::Wide, "SELECT 1"),
+            (Scope::Keyed, "SELECT nextval('s')"),
+            (Scope::Keyed, "UPDATE t SET a = 1 WHERE (id = 7)"),
+            (Scope::Wide, "SELECT setval('s', max(id)) FROM t"),
             (Scope::Wide, "UPDATE t SET a = (SELECT max(a) FROM u) WHERE id = 1"),
             (Scope::Wide, "UPDATE t SET a = u.a FROM u WHERE u.id = t.id"),
             (Scope::Wide, "UPDATE t SET a = 1 WHERE id = (SELECT min(id) FROM t)"),

@@ -8,7 +8,7 @@ use tokio::time::timeout_at;
 
 use super::{Draft, Part, Snapshot, Tried, execute, with_sandbox};
 use crate::cancel::Cancel;
-use crate::changes::{Changed, Row};
+use crate::changes::Row;
 use crate::claims::{HELD, Taken, until_ended};
 use crate::error::ShardError;
 use crate::turn::{Length, Turn};
@@ -46,17 +46,16 @@ impl Draft {
                 _ => false,
             };
             // What it executed before and was not to count.
-            if self.is_ahead && !self.move_on(&wait)? {
+            if self.is_ahead && !self.move_on(&wait).await? {
                 return Ok((Tried::Writer, false));
             }
             let tried = self.run(until, cancel, length, work)?;
             let Tried::Done(_, done) = &tried else { return Ok((tried, may_let_go)) };
-            let (true, Some(Part::ConditionalWrite), Changed::Rows(rows)) =
-                (may_let_go, part, &done.changes.changed)
-            else {
+            let claims = may_let_go && part == Some(Part::ConditionalWrite);
+            let Some(rows) = self.steps.old_rows(&done.changes).filter(|_| claims) else {
                 return Ok((tried, may_let_go));
             };
-            let taken = self.take(rows, &wait);
+            let taken = self.take(&rows, &wait);
             if matches!(taken, Taken::All) {
                 return Ok((tried, may_let_go));
             }
@@ -78,15 +77,9 @@ impl Draft {
                 return Ok(true);
             }
             // Whoever holds something is waited for first, and the snapshot taken then.
-            let is_held = matches!(taken, Taken::Held(_));
-            if !self.wait(taken, wait).await? {
+            has_moved = !matches!(taken, Taken::Held(_));
+            if !self.wait(taken, wait).await? || has_moved && !self.move_on(wait).await? {
                 return Ok(false);
-            }
-            if !is_held {
-                if !self.move_on(wait)? {
-                    return Ok(false);
-                }
-                has_moved = true;
             }
         }
         Ok(false)
@@ -98,8 +91,8 @@ impl Draft {
             return Taken::All;
         }
         let (number, seen) = (self.steps.claim().number(), self.position.sequence);
-        let rows = self.steps.changed().chain(more);
-        self.core.claims.take(number, rows, seen, Instant::now() >= wait.patience)
+        let breaks = Instant::now() >= wait.patience;
+        self.core.claims.take(number, (self.steps.changed(), more), seen, breaks)
     }
 
     /// Waits for what keeps rows from being claimed. Says whether it was in time.
@@ -121,13 +114,18 @@ impl Draft {
     }
 
     /// Does what was done in a draft on a newer snapshot. Says whether there can be one.
-    fn move_on(&mut self, wait: &Wait) -> Result<bool, ShardError> {
+    async fn move_on(&mut self, wait: &Wait<'_>) -> Result<bool, ShardError> {
         if self.steps.spent > self.core.config.limits.inline {
             return Ok(false);
         }
-        let Some((snapshot, epoch, position)) = Snapshot::begin(&self.core) else {
-            return Ok(false);
-        };
+        let mut begun = Snapshot::begin(&self.core);
+        if begun.is_none() && self.core.desk().waits_for_checkpoint(&self.core.config.limits) {
+            // Which may wait for this one.
+            self.snapshot.end();
+            self.is_ahead = true;
+            begun = Snapshot::begin_after_checkpoint(&self.core, wait.until).await;
+        }
+        let Some((snapshot, epoch, position)) = begun else { return Ok(false) };
         if epoch != self.epoch {
             return Err(ShardError::Lost);
         }
@@ -140,6 +138,7 @@ impl Draft {
         })?;
         let Tried::Done(moved, done) = moved else { return Ok(false) };
         moved?;
+        self.steps.forget_inserted();
         self.steps.note(done.changes);
         (self.snapshot, self.position, self.is_ahead) = (snapshot, position, false);
         Ok(true)

@@ -299,3 +299,20 @@ async fn what_was_not_to_count_leaves_nothing_behind() {
     assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(31));
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_rows_that_only_a_transaction_knows() {
+    let (cluster, _, shard) = with_table(1).await;
+    write(&shard, "CREATE TABLE hidden(k TEXT UNIQUE, x)").await.unwrap();
+    let mut draft = begin(&shard).await;
+    assert_eq!(run(&mut draft, "INSERT INTO hidden VALUES ('a', 1)").await, Ok(1));
+    const CHANGE: &str = "UPDATE hidden SET x = 2 WHERE k = 'a' AND x = 1";
+    let conditional = (Part::ConditionalWrite, Length::Short);
+    assert_eq!(run_part(&mut draft, conditional, CHANGE).await, Ok(1));
+    // It gets the number that the draft has given to its own row.
+    write_until(&shard, "INSERT INTO hidden VALUES ('b', 7)", 10 * WHILE).await.unwrap();
+    assert_eq!(run(&mut draft, "SELECT sum(x) FROM hidden").await, Ok(9));
+    draft.commit(PATIENCE).await.unwrap();
+    assert_eq!(shard.status().conflicts, 0);
+    cluster.stop().await;
+}
