@@ -134,16 +134,25 @@ impl Writer {
         if executor.connection().is_autocommit() {
             return self.rolled_back(job, verdict.ok(), stopped);
         }
-        let (result, kept) = match (verdict, stopped) {
-            (_, Some(Stopped::Evicted)) => return Member::Evicted(job),
-            (_, Some(stopped)) => (Err(stopped.error()), false),
-            (Err(_), _) => (Err(panicked()), false),
-            (Ok(Verdict::Undo(result)), _) => (Ok(result), false),
+        match (verdict, stopped) {
+            (_, Some(Stopped::Evicted)) => Member::Evicted(job),
+            (_, Some(stopped)) => self.end_member(job, Err(stopped.error()), false),
+            (Err(_), _) => self.end_member(job, Err(panicked()), false),
+            (Ok(Verdict::Undo(result)), _) => self.end_member(job, Ok(result), false),
             (Ok(Verdict::Keep(result)), None) => match executor.deferred_violation() {
-                Some(violation) => (Err(ShardError::Refused(Box::new(violation))), false),
-                None => (Ok(result), true),
+                Some(violation) => {
+                    self.end_member(job, Err(ShardError::Refused(Box::new(violation))), false)
+                }
+                None => self.end_member(job, Ok(result), true),
             },
-        };
+        }
+    }
+
+    /// Keeps what a write has done or takes it back, also if it must wait for somebody who
+    /// has claimed a row.
+    fn end_member(&mut self, job: Job, result: Result<Boxed, ShardError>, kept: bool) -> Member {
+        let core = self.core.clone();
+        let executor = &self.connected().executor;
         let changed = core.changes.take(executor.connection()).all();
         let by = job.claim.as_ref().map(|claim| claim.number());
         let may_wait = kept && !job.breaks_claims;
