@@ -54,9 +54,10 @@ impl Writer {
                 let _ = reply.send(settled.and_then(|token| Ok((result?, token))));
             });
             let waiting = vec![Waiting { kept, answer }];
-            let place = (store.tip().sequence + 1, store.position().sequence);
-            core.claims.commit(place, Changed::Unknown);
-            core.capture(&mut store, Commit { ticket: *ticket, epoch, waiting })
+            let before = store.tip().sequence;
+            let done = core.capture(&mut store, Commit { ticket: *ticket, epoch, waiting });
+            core.note_changes(&store, before, Changed::Unknown);
+            done
         };
         if let Err(failed) = committed {
             self.take_back(failed);

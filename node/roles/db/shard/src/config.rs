@@ -66,6 +66,24 @@ pub struct Faults {
     pub slow_proposals: Duration,
 }
 
+impl ShardConfig {
+    /// Whether tests want drafts to be kept whatever they come to.
+    pub(crate) fn skips_validation(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.faults.skip_validation;
+        #[cfg(not(feature = "simulation"))]
+        false
+    }
+
+    /// Whether tests want nothing to be claimed.
+    pub(crate) fn ignores_claims(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.faults.ignore_claims;
+        #[cfg(not(feature = "simulation"))]
+        false
+    }
+}
+
 /// How the group is found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum First {

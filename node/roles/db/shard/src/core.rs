@@ -340,22 +340,6 @@ impl Core {
         self.contention.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether tests want drafts to be kept whatever they come to.
-    pub fn skips_validation(&self) -> bool {
-        #[cfg(feature = "simulation")]
-        return self.config.faults.skip_validation;
-        #[cfg(not(feature = "simulation"))]
-        false
-    }
-
-    /// Whether tests want nothing to be claimed.
-    pub fn ignores_claims(&self) -> bool {
-        #[cfg(feature = "simulation")]
-        return self.config.faults.ignore_claims;
-        #[cfg(not(feature = "simulation"))]
-        false
-    }
-
     /// What the log keeps for an archive.
     pub fn hold(&self) -> MutexGuard<'_, Hold> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)

@@ -10,6 +10,7 @@ use rung_pages::{PageStore, PagesError, Parts, Position, WriterTicket};
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
+use crate::changes::Changed;
 use crate::core::{Core, Waiting, stop_for};
 use crate::error::ShardError;
 
@@ -97,6 +98,17 @@ impl Core {
             }
             Ok(false) => self.capture(store, commit),
             Err(error) => Err(NotCaptured { error, waiting: commit.waiting }),
+        }
+    }
+
+    /// Something was committed in the file, whose last entry was at `before`: what it has
+    /// changed, and the writer has kept, counts for claims from now on. What changed no page
+    /// becomes no entry, and changed nothing.
+    pub fn note_changes(&self, store: &PageStore, before: u64, changed: Changed) {
+        if store.tip().sequence > before || self.desk().in_flight.deferred().is_some() {
+            self.claims.commit((before + 1, store.position().sequence), changed);
+        } else {
+            self.claims.drop_open();
         }
     }
 

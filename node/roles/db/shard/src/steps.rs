@@ -171,7 +171,7 @@ impl Steps {
             let mark = log.mark();
             let again = step.again.get_mut().unwrap_or_else(PoisonError::into_inner);
             let outcome = executor.playing(&step.tape, again);
-            if outcome != step.outcome && !self.core.skips_validation() {
+            if outcome != step.outcome && !self.core.config.skips_validation() {
                 self.core.counts.conflicts.fetch_add(1, Ordering::Relaxed);
                 self.core.contention().add(step.key, Instant::now());
                 return Err(match outcome {

@@ -269,15 +269,9 @@ impl Writer {
                 Ok(_) => {
                     let rest = core.changes.take(connection).all();
                     let commit = Commit { ticket: *ticket, epoch, waiting };
-                    let place = (store.tip().sequence + 1, store.position().sequence);
+                    let before = store.tip().sequence;
                     let done = core.committed(&mut store, commit);
-                    if store.tip().sequence >= place.0 || core.desk().in_flight.deferred().is_some()
-                    {
-                        core.claims.commit(place, rest);
-                    } else {
-                        // It has changed no page.
-                        core.claims.drop_open();
-                    }
+                    core.note_changes(&store, before, rest);
                     self.claims.clear();
                     Ok(done)
                 }

@@ -87,7 +87,7 @@ impl Draft {
 
     /// Claims what was changed, and these rows.
     fn take(&self, more: &[Row], wait: &Wait) -> Taken {
-        if self.core.ignores_claims() {
+        if self.core.config.ignores_claims() {
             return Taken::All;
         }
         let (number, seen) = (self.steps.claim().number(), self.position.sequence);

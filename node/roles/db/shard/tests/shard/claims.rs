@@ -310,7 +310,9 @@ async fn nobody_waits_for_rows_that_only_a_transaction_knows() {
     let conditional = (Part::ConditionalWrite, Length::Short);
     assert_eq!(run_part(&mut draft, conditional, CHANGE).await, Ok(1));
     // It gets the number that the draft has given to its own row.
-    write_until(&shard, "INSERT INTO hidden VALUES ('b', 7)", Duration::from_secs(5)).await.unwrap();
+    write_until(&shard, "INSERT INTO hidden VALUES ('b', 7)", Duration::from_secs(5))
+        .await
+        .unwrap();
     assert_eq!(run(&mut draft, "SELECT sum(x) FROM hidden").await, Ok(9));
     draft.commit(PATIENCE).await.unwrap();
     assert_eq!(shard.status().conflicts, 0);
