@@ -318,3 +318,15 @@ async fn nobody_waits_for_rows_that_only_a_transaction_knows() {
     assert_eq!(shard.status().conflicts, 0);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_changed_no_page_is_not_waited_for() {
+    let (cluster, _, shard) = with_table(1).await;
+    write(&shard, "UPDATE t SET x = 10 WHERE id = 1").await.unwrap();
+    let draft = claims(&shard, CHANGE_FIRST, (SUM, 31)).await;
+    // What it has read was let go, as it would not be after it had waited in vain.
+    write(&shard, CHANGE_SECOND).await.unwrap();
+    draft.commit(PATIENCE).await.unwrap();
+    assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(32));
+    cluster.stop().await;
+}
