@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::Command;
 use crate::databases::recovery;
 use crate::instances;
+use crate::plan;
 use crate::reconcile::NODE_GRACE_MS;
 use crate::state::{AppRecord, InstanceRecord, State};
 use crate::view::View;
@@ -341,11 +342,17 @@ fn database_archived(database: &str, state: &State, view: &View) -> Progress {
 }
 
 fn primary_on(database: &str, shard: u32, node: NodeId, state: &State, view: &View) -> Progress {
-    let record = state.databases.get(database).and_then(|record| record.shards.get(&shard));
-    let Some(record) = record else {
+    let found = state.databases.get(database);
+    let found = found.and_then(|found| Some((found, found.shards.get(&shard)?)));
+    let Some((database, record)) = found else {
         let what = format!("shard {shard} of {database} was removed meanwhile");
         return Progress::Failed(Failure::new(Code::NotFound, what));
     };
+    if !view.is_up(node) {
+        // It was when this was planned; whoever waits hears it now, not when time is up.
+        let name = state.node_name(node);
+        return Progress::Failed(plan::cannot_promote(&name, database, record, state, view));
+    }
     match view.primary(record.group) {
         Some((primary, copy)) if primary == node && copy.state == CopyState::Serving => {
             Progress::Reached

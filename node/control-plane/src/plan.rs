@@ -15,6 +15,7 @@ mod nodes;
 mod recovery;
 mod roles;
 
+pub(crate) use databases::cannot_promote;
 pub(crate) use recovery::missing_consent;
 
 /// A change that, as planned, makes the operation; or there is nothing to do.

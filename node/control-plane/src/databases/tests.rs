@@ -4,7 +4,7 @@ use rung_proto::{Code, GroupId};
 
 use super::*;
 use crate::Machine;
-use crate::operation::{OperationRecord, advance};
+use crate::operation::{NewOperation, OperationRecord, advance};
 use crate::plan::{Prepared, plan};
 use crate::samples::{Applies, cluster, ids, kill, release, view};
 
@@ -83,14 +83,18 @@ fn the_shard(machine: &Machine) -> &ShardRecord {
     &machine.state.databases["photos"].shards[&0]
 }
 
-fn promote(node: &str, machine: &Machine, view: &View) -> Result<bool, rung_proto::Failure> {
+fn promote(
+    node: &str,
+    machine: &Machine,
+    view: &View,
+) -> Result<Option<NewOperation>, rung_proto::Failure> {
     let change = Change::Promote {
         node: node.to_owned(),
         database: None,
         shard: 0,
         consent: Consent::default(),
     };
-    plan(&change, Prepared::default(), &machine.state, view).map(|planned| planned.is_some())
+    plan(&change, Prepared::default(), &machine.state, view)
 }
 
 fn last_operation(machine: &Machine) -> &OperationRecord {
@@ -228,7 +232,8 @@ fn a_replica_can_be_promoted_and_the_primary_is_there_already() {
     let (primary, _) = view.primary(the_shard(&machine).group).unwrap();
     for node in copies(&machine.state) {
         let name = machine.state.node_name(node);
-        assert_eq!(promote(&name, &machine, &view), Ok(node != primary));
+        let planned = promote(&name, &machine, &view).expect("no refusal");
+        assert_eq!(planned.is_some(), node != primary);
     }
 }
 
@@ -250,6 +255,25 @@ fn a_promotion_that_could_lose_something_is_refused_with_every_reason() {
         assert!(why.contains("is catching up, 1500 ms behind"), "{why}");
         assert!(why.contains("has no copy") && why.contains("is the primary"), "{why}");
     }
+}
+
+#[test]
+fn a_promotion_to_a_node_that_dies_meanwhile_fails_at_once_with_every_reason() {
+    let (mut machine, mut view) = with_database(&["east", "west", "east", "west", "east"]);
+    let (primary, _) = view.primary(the_shard(&machine).group).unwrap();
+    let replica = copies(&machine.state).into_iter().find(|node| *node != primary).unwrap();
+    let name = machine.state.node_name(replica);
+    let new = promote(&name, &machine, &view).unwrap().expect("an operation");
+    machine.run(Command::StartOperation(Box::new(new))).unwrap();
+    let mut operation = last_operation(&machine).clone();
+    operation.steps[0].state = StepState::Running;
+    kill(&mut view, replica.0);
+    let update = advance(&operation, &machine.state, &view).expect("something new");
+    assert_eq!(update.to, StepState::Failed);
+    let failure = update.failure.expect("a reason");
+    assert_eq!(failure.code, Code::NoCandidate);
+    let why = failure.to_string();
+    assert!(why.contains(&format!("{name} is down")) && why.contains("has no copy"), "{why}");
 }
 
 #[test]

@@ -118,7 +118,7 @@ pub(super) fn promote(
         return Ok(None);
     }
     if cannot_lead(node.id, record, view).is_some() {
-        return Err(refused(name, database, record, state, view));
+        return Err(cannot_promote(name, database, record, state, view));
     }
     let from = primary.map_or_else(|| "nobody".to_owned(), |primary| state.node_name(primary));
     let prefer = |node| Command::Database {
@@ -188,7 +188,7 @@ pub(super) fn archive(
 
 /// Every node and what speaks against it: a promotion that would lose something
 /// is refused, not tried.
-fn refused(
+pub(crate) fn cannot_promote(
     name: &str,
     database: &DatabaseRecord,
     record: &ShardRecord,
