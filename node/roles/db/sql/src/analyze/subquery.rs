@@ -257,13 +257,14 @@ impl Analyzer<'_> {
         let mut texts = Vec::with_capacity(parts.len());
         for part in parts {
             let part = self.convert(part, element, Conversion::Implicit)?;
-            texts.push(array_element(&self.sql_of(part)?, &element.base));
+            texts.push(self.sql_of(part)?);
         }
-        let base = match &element.base {
-            PgType::Array(_) => element.base.clone(),
-            base => PgType::Array(Box::new(base.clone())),
+        // Inner arrays are rows of the outer one.
+        let (is_nested, base) = match &element.base {
+            PgType::Array(_) => (1, element.base.clone()),
+            base => (0, PgType::Array(Box::new(base.clone()))),
         };
-        Ok(Expression::sql(format!("json_array({})", texts.join(", ")), base))
+        Ok(Expression::sql(format!("rung_array({is_nested}, {})", texts.join(", ")), base))
     }
 
     /// `ARRAY(SELECT ...)`
@@ -280,12 +281,12 @@ impl Analyzer<'_> {
             ));
         };
         check_element(&column.data_type.base)?;
-        let base = match &column.data_type.base {
-            PgType::Array(_) => column.data_type.base.clone(),
-            base => PgType::Array(Box::new(base.clone())),
+        let (aggregate, base) = match &column.data_type.base {
+            PgType::Array(_) => ("rung_array_of_arrays_agg", column.data_type.base.clone()),
+            base => ("rung_array_agg", PgType::Array(Box::new(base.clone()))),
         };
-        let element = array_element("c1", &column.data_type.base);
-        Ok(Expression::sql(format!("(SELECT json_group_array({element}) FROM ({sql}))"), base))
+        let array = format!("ifnull((SELECT {aggregate}(c1) FROM ({sql})), '[]')");
+        Ok(Expression::sql(array, base))
     }
 
     /// `a[1]`, also several of them.
@@ -416,14 +417,6 @@ fn check_element(base: &PgType) -> Result<(), SqlError> {
             "Make an array of each field that is meant.",
         )),
         _ => Ok(()),
-    }
-}
-
-/// An inner array goes into an outer one as itself, not as its text.
-fn array_element(sql: &str, base: &PgType) -> String {
-    match base {
-        PgType::Array(_) => format!("json({sql})"),
-        _ => sql.to_owned(),
     }
 }
 

@@ -117,11 +117,11 @@ impl Analyzer<'_> {
                     &super::resolve::Failure::None,
                 ));
             };
-            let sql = self.sql_of(array)?;
+            let sql = format!("rung_array_flat({})", self.sql_of(array)?);
             lengths.push(format!("ifnull(json_array_length({sql}), 0)"));
             columns.push(ScopeColumn {
                 name: "unnest".to_owned(),
-                sql: format!("({sql} ->> {own}.\"value\")"),
+                sql: item_of(&sql, &format!("{own}.\"value\""), &element),
                 data_type: TypeUse { base: *element, modifier: -1 },
                 origin: None,
                 not_null: false,
@@ -135,6 +135,18 @@ impl Analyzer<'_> {
             sql: format!("rung_series(0, max({}) - 1, 1) AS {own}", lengths.join(", ")),
             relations: Relations::one(relation),
         })
+    }
+}
+
+/// An item of an array of one dimension by its number from 0; null beyond its end.
+fn item_of(array: &str, number: &str, element: &PgType) -> String {
+    match element {
+        // JSON has not all of their values.
+        PgType::Bytea | PgType::Float4 | PgType::Float8 => {
+            format!("rung_array_get({array}, {number} + 1)")
+        }
+        // SQLite keeps the array parsed from one row to the next.
+        _ => format!("({array} ->> {number})"),
     }
 }
 
@@ -217,8 +229,11 @@ impl Analyzer<'_> {
                 &super::resolve::Failure::None,
             ));
         };
-        let sql = self.sql_of(array)?;
-        // All elements count; only subscripts are of one dimension.
+        let mut sql = self.sql_of(array)?;
+        if function == "unnest" {
+            // Its elements all count, where subscripts are of one dimension.
+            sql = format!("rung_array_flat({sql})");
+        }
         let mut length = format!("ifnull(json_array_length({sql}), 0)");
         if let Some(dimension) = dimension {
             let dimension = self.sql_as(dimension, PgType::Int4, Conversion::Implicit)?;
@@ -226,7 +241,7 @@ impl Analyzer<'_> {
         }
         let counter = format!("{own}.\"value\"");
         let mut value = match function.as_str() {
-            "unnest" => Expression::sql(format!("({sql} ->> {counter})"), *element),
+            "unnest" => Expression::sql(item_of(&sql, &counter, &element), *element),
             "generate_subscripts" => {
                 Expression::sql(format!("({counter} + {first})"), PgType::Int4)
             }

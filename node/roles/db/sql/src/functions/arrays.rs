@@ -86,6 +86,14 @@ pub(crate) const CALLS: &[Function] = &[
         }
         text(dimensions.iter().map(|length| format!("[1:{length}]")).collect::<String>())
     }),
+    // All elements in one dimension.
+    ("rung_array_flat", 1, Strict, |c| {
+        let array = c.array(0)?;
+        match array.dimensions.len() {
+            0 | 1 => Ok(c.value(0)),
+            _ => text(ArrayValue::of(array.items).to_stored()),
+        }
+    }),
     ("rung_cardinality", 1, Strict, |c| int(c.array(0)?.items.len() as i64)),
     ("rung_array_position", 4, Pure, |c| {
         if c.is_null(0) {
