@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::delta;
 use crate::entry::{self, MAX_PART_PAGES, MAX_PARTS, Part};
 use crate::error::PagesError;
-use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE, mask};
+use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE, images_hash, mask};
 use crate::position::Position;
 use crate::store::{Captive, InFlight, PageStore, WriterTicket, wal_frames};
 use crate::wal_file::{Change, Images, Place, WalIndex};
@@ -228,7 +229,7 @@ impl Parts {
             pages: numbers(pages),
             before: sums.before,
             after: sums.after,
-            images: &entry::compress(&chunk.before, &chunk.after),
+            images: &delta::pack(&chunk.before, chunk.after)?,
         };
         Ok(part.encode())
     }
@@ -254,7 +255,7 @@ impl Chunk {
     }
 
     fn sums(&self) -> Sums {
-        Sums { before: entry::images_hash(&self.before), after: entry::images_hash(&self.after) }
+        Sums { before: images_hash(&self.before), after: images_hash(&self.after) }
     }
 
     /// Leaves out pages that were written as they were.

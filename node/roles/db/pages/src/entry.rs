@@ -4,8 +4,9 @@
 //! an entry of its own; the last one makes all of them take effect. DESIGN.md has
 //! the layout.
 
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound};
+use zstd::zstd_safe::compress_bound;
 
+use crate::delta;
 use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE};
 use crate::position::{POSITION_BYTES, Position};
 
@@ -17,11 +18,9 @@ pub const MAX_PART_BYTES: usize = 1 << 20;
 /// The most parts of a transaction; 15 GiB of pages.
 pub const MAX_PARTS: u32 = 1 << 14;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const KIND_PAGES: u8 = 0;
 const KIND_BARRIER: u8 = 1;
-/// zstd's level: with the previous images as prefix a higher one gains little.
-const LEVEL: i32 = 1;
 
 /// A decoded entry of the log.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub struct Part<'a> {
     pub before: [u8; 16],
     /// Over the images after.
     pub after: [u8; 16],
-    /// The images after, compressed with the images before as prefix.
+    /// The images after, packed with those before; see `delta`.
     pub images: &'a [u8],
 }
 
@@ -171,11 +170,7 @@ impl Part<'_> {
     /// The images after the commit, one behind the other, given those before.
     pub(crate) fn images_after(&self, before: &[u8]) -> Result<Vec<u8>, EntryError> {
         let expected = self.pages.len() * PAGE_BYTES;
-        let mut context = DCtx::try_create().ok_or(EntryError::Images)?;
-        context.ref_prefix(before).map_err(|_| EntryError::Images)?;
-        let mut images = Vec::with_capacity(expected);
-        context.decompress(&mut images, self.images).map_err(|_| EntryError::Images)?;
-        if images.len() == expected { Ok(images) } else { Err(EntryError::Images) }
+        delta::unpack(before, self.images, expected).map_err(|_| EntryError::Images)
     }
 
     /// This part's share of the commit's content, for the hash chain.
@@ -222,28 +217,6 @@ pub(crate) fn content(size: u32, digests: &[[u8; 32]]) -> [u8; 32] {
         hasher.update(digest);
     });
     *hasher.finalize().as_bytes()
-}
-
-/// Over the images of a part.
-pub(crate) fn images_hash(images: &[u8]) -> [u8; 16] {
-    let mut short = [0; 16];
-    short.copy_from_slice(&blake3::hash(images).as_bytes()[..16]);
-    short
-}
-
-/// Compresses images with those before as prefix.
-pub(crate) fn compress(before: &[u8], after: &[u8]) -> Vec<u8> {
-    let window = (before.len() + after.len()).max(1 << 10).next_power_of_two().ilog2();
-    let mut out = Vec::with_capacity(compress_bound(after.len()));
-    let mut context = CCtx::create();
-    context
-        .set_parameter(CParameter::CompressionLevel(LEVEL))
-        .and_then(|_| context.set_parameter(CParameter::WindowLog(window)))
-        .and_then(|_| context.set_parameter(CParameter::ContentSizeFlag(false)))
-        .and_then(|_| context.ref_prefix(before))
-        .and_then(|_| context.compress2(&mut out, after))
-        .expect("zstd compresses whatever fits the bound of its output");
-    out
 }
 
 /// What is left of the bytes.

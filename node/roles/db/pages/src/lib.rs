@@ -23,6 +23,7 @@ pub mod archive;
 mod capture;
 mod checkpoint;
 mod connection;
+mod delta;
 mod disk;
 mod draft;
 mod draft_vfs;

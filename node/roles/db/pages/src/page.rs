@@ -20,3 +20,10 @@ pub(crate) fn mask(page: u32, image: &mut [u8]) {
         image[92..100].fill(0);
     }
 }
+
+/// Over images of pages, one behind the other.
+pub(crate) fn images_hash(images: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(images).as_bytes()[..16]);
+    short
+}

@@ -4,7 +4,7 @@
 use crate::entry::{self, Entry, Part};
 use crate::error::PagesError;
 use crate::overlay::Overlay;
-use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE};
+use crate::page::{PAGE_BYTES, PENDING_BYTE_PAGE, images_hash};
 use crate::spool::{Pending, Spool};
 
 /// Writes a commit: the parts that were kept, then the last one.
@@ -62,11 +62,11 @@ impl Writing {
         for (page, image) in part.pages.iter().zip(before.chunks_exact_mut(PAGE_BYTES)) {
             overlay.read(*page, image)?;
         }
-        if entry::images_hash(&before) != part.before {
+        if images_hash(&before) != part.before {
             return Err(diverged(last, "the pages before it are others here"));
         }
         let after = part.images_after(&before).map_err(|error| diverged(last, error))?;
-        if entry::images_hash(&after) != part.after {
+        if images_hash(&after) != part.after {
             return Err(diverged(last, "the pages after it are not those that it names"));
         }
         for (page, image) in part.pages.iter().zip(after.chunks_exact(PAGE_BYTES)) {
