@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use crate::data_dir::DataDir;
 use crate::database_scrub::Scrubs;
+use crate::timing::Timing;
 
 pub use reconcile::run;
 pub use suspicion::run as watch_primaries;
@@ -41,13 +42,6 @@ const COPY_FILE: &str = "copy";
 const OPEN_AGAIN: Duration = Duration::from_secs(3);
 /// Positions are told to the others this often; what matters for routing at once.
 const TELL: Duration = Duration::from_millis(250);
-/// Another copy stands for election when it has not heard of the primary for the
-/// second of these, during which the others would not vote for it, and a time
-/// between both: 600 to 700 ms. Where the primary's process has ended, `suspicion`
-/// does not wait for that.
-const ELECTION: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(350));
-const HEARTBEAT: Duration = Duration::from_millis(50);
-
 /// A primary that has not heard of a majority for so long does not serve writes.
 const ALONE: Duration = Duration::from_secs(2);
 
@@ -83,6 +77,7 @@ pub struct Databases {
     node: NodeId,
     data: Arc<DataDir>,
     consensus: Consensus,
+    timing: Timing,
     copies: Arc<Mutex<BTreeMap<GroupId, LocalCopy>>>,
     /// Whether what earlier starts left was opened.
     opened: Arc<AtomicBool>,
@@ -97,11 +92,12 @@ pub struct Databases {
 }
 
 impl Databases {
-    pub fn new(node: NodeId, data: Arc<DataDir>, consensus: Consensus) -> Self {
+    pub fn new(node: NodeId, data: Arc<DataDir>, consensus: Consensus, timing: Timing) -> Self {
         Self {
             node,
             data,
             consensus,
+            timing,
             copies: Arc::default(),
             opened: Arc::default(),
             at_work: Arc::default(),
@@ -347,7 +343,7 @@ impl Databases {
     fn config(&self, record: &CopyRecord) -> ShardConfig {
         let name = format!("db/{}/{}", record.database, record.shard);
         let mut group = GroupConfig::new(record.group, name);
-        (group.heartbeat, group.election) = (HEARTBEAT, ELECTION);
+        (group.heartbeat, group.election) = (self.timing.heartbeat(), self.timing.election());
         group.max_payload = rung_consensus::MAX_PAYLOAD;
         let dir = self.dir(record.group).join("files");
         let mut config = ShardConfig::new(dir, group, self.node);

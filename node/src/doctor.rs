@@ -1,6 +1,7 @@
 //! `ctl doctor`: what could be wrong, looked at from this node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rung_control_plane::databases::recovery;
 use rung_control_plane::{State, View};
@@ -12,6 +13,7 @@ use crate::clock::now_ms;
 use crate::node::Node;
 use crate::open_files;
 use crate::status;
+use crate::timing::Timing;
 
 /// Free space under which a disk is a problem: this share, and this many bytes.
 const DISK_SHARE: f64 = 0.05;
@@ -56,6 +58,11 @@ pub fn examine(node: &Arc<Node>, view: &View) -> Vec<Finding> {
     }
     findings.extend(control(&state, view));
     findings.extend(databases(&state, view));
+    let timing = node.settings.timing();
+    for link in node.mesh.peers() {
+        let peer = state.node_name(link.node);
+        findings.extend(link.rtt.and_then(|rtt| distance(node.name(), &peer, rtt, timing)));
+    }
     if let Some(why) = node.sql.problem() {
         let next = "stop what listens there; it is tried again every two seconds";
         findings.push(finding(Severity::Problem, "databases", why, next));
@@ -212,6 +219,23 @@ fn machine(name: &str, host: &rung_proto::soft::HostStatus) -> Vec<Finding> {
     findings
 }
 
+/// A peer that is further away than leaders wait for answers.
+fn distance(name: &str, peer: &str, rtt: Duration, timing: Timing) -> Option<Finding> {
+    (rtt > timing.answer()).then(|| {
+        finding(
+            Severity::Warning,
+            "links",
+            format!(
+                "a round trip from {name} to {peer} takes {} ms, and leaders wait for answers \
+                 for {} ms",
+                rtt.as_millis(),
+                timing.answer().as_millis()
+            ),
+            "give all nodes the longest round trip there is, `rungd --round-trip`, up to 400ms",
+        )
+    })
+}
+
 fn open_files(name: &str, limit: u64) -> Option<Finding> {
     let wanted = rung_db::Limits::default().connections;
     let clients = open_files::clients(wanted, limit);
@@ -253,4 +277,18 @@ fn certificate(node: &Node) -> Finding {
     }
     let message = format!("the certificate of {} is valid for {} h", node.name(), left_s / 3600);
     finding(Severity::Ok, "certificate", message, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_is_too_far_away_is_a_warning() {
+        let timing = Timing::new(Duration::from_millis(150));
+        let far = |ms| distance("n1", "n2", Duration::from_millis(ms), timing);
+        assert_eq!(far(180), None);
+        let message = far(310).expect("a finding").message;
+        assert!(message.contains("from n1 to n2 takes 310 ms"), "{message}");
+    }
 }

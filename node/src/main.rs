@@ -40,6 +40,7 @@ mod sql_role;
 mod status;
 mod streams;
 mod tail;
+mod timing;
 mod web_role;
 
 use std::io::IsTerminal;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rung_consensus::{Consensus, ConsensusConfig, MeshNetwork};
 use rung_control_plane::State;
-use rung_membership::{Membership, MembershipConfig, Seed, Settings as MembershipSettings};
+use rung_membership::{Membership, MembershipConfig, Seed};
 use rung_proto::{Code, Failure, Generation, Incarnation, NodeId, Role, encoding};
 use rung_runtime::{ActorRouter, Actors, ServiceTable, Supervisor};
 use rung_transport::{Handlers, Mesh, MeshConfig, MeshLimits, NodeIdentity};
@@ -232,7 +232,9 @@ impl Node {
             generations,
         )?;
         let soft = SoftState::new(beginning.node, incarnation, mesh.clone());
-        let databases = Databases::new(beginning.node, Arc::clone(&data), consensus.clone());
+        let timing = beginning.settings.timing();
+        let databases =
+            Databases::new(beginning.node, Arc::clone(&data), consensus.clone(), timing);
         let store = rung_bundle::Store::open(&data.join("bundles"), Default::default())
             .map_err(|error| start_failure("the store of bundles could not be opened", &error))?;
         let bundles = Bundles::new(
@@ -439,7 +441,7 @@ fn start_membership(
         dc: beginning.settings.dc.clone(),
         name: beginning.settings.name.clone(),
         seeds,
-        settings: MembershipSettings::lan(),
+        settings: beginning.settings.timing().membership(),
         service: service::MEMBERSHIP,
         random_seed: rand::rng().random(),
     };

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use rung_control_plane::state::Pin;
 use rung_proto::{Code, Failure, Role};
 use serde::{Deserialize, Serialize};
+
+use crate::timing::{self, Timing};
 
 const AFTER_HELP: &str = "\
 An empty data directory and no --join creates a cluster; with --join it joins
@@ -57,9 +60,14 @@ pub struct Options {
     /// MiB a second that each copy reads meanwhile [default: 4]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub scrub_rate: Option<u64>,
+    /// The longest round trip between any two nodes, from 150ms to 400ms, the same on all
+    /// of them. The further they are apart, the later a machine that failed is noticed
+    /// [default: 150ms]
+    #[arg(long, value_name = "DURATION")]
+    pub round_trip: Option<String>,
     /// A file of the same settings (name, dc, bind, public, port_offset, roles,
-    /// cluster, `postgres = true` under [listen], and under [db] `slow_statement`,
-    /// `scrub_every` and `scrub_rate`); the command line wins
+    /// cluster, round_trip, `postgres = true` under [listen], and under [db]
+    /// `slow_statement`, `scrub_every` and `scrub_rate`); the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Join the cluster of the node whose mesh is here
@@ -90,6 +98,7 @@ pub struct SettingsFile {
     port_offset: Option<u16>,
     roles: Option<String>,
     cluster: Option<String>,
+    round_trip: Option<String>,
     #[serde(default)]
     listen: ListenFile,
     #[serde(default)]
@@ -136,6 +145,9 @@ pub struct Settings {
     /// MiB that each copy reads in a second of such a scrub.
     #[serde(default = "default_scrub_rate")]
     pub scrub_rate: u64,
+    /// Milliseconds that a round trip between nodes may take.
+    #[serde(default = "default_round_trip")]
+    pub round_trip_ms: u64,
 }
 
 #[allow(clippy::unnecessary_wraps)] // as serde wants it
@@ -150,6 +162,16 @@ fn one_day() -> Option<u64> {
 
 fn default_scrub_rate() -> u64 {
     4
+}
+
+fn default_round_trip() -> u64 {
+    timing::NEAR.as_millis() as u64
+}
+
+impl Settings {
+    pub fn timing(&self) -> Timing {
+        Timing::new(Duration::from_millis(self.round_trip_ms))
+    }
 }
 
 /// Parses a settings file.
@@ -234,6 +256,10 @@ impl Options {
                 .or(file.db.scrub_rate)
                 .or(remembered.map(|known| known.scrub_rate))
                 .unwrap_or_else(default_scrub_rate),
+            round_trip_ms: match self.round_trip.as_ref().or(file.round_trip.as_ref()) {
+                Some(given) => parse_round_trip(given)?,
+                None => remembered.map_or_else(default_round_trip, |known| known.round_trip_ms),
+            },
         };
         check_name("name", &settings.name)?;
         check_name("data center", &settings.dc)?;
@@ -309,6 +335,18 @@ fn parse_scrub_every(given: &str) -> Result<Option<u64>, Failure> {
             .next("use 24h, 7d or off")
     });
     milliseconds.map(Some)
+}
+
+/// Milliseconds of the longest round trip.
+fn parse_round_trip(given: &str) -> Result<u64, Failure> {
+    let wrong = |why: String| {
+        Failure::new(Code::Config, "round_trip is wrong").because(why).next("use 150ms to 400ms")
+    };
+    let round_trip = rung_bundle::parse_duration(given).map_err(wrong)?;
+    if (timing::NEAR..=timing::FAR).contains(&round_trip) {
+        return Ok(round_trip.as_millis() as u64);
+    }
+    Err(wrong(format!("{given} is out of its range")))
 }
 
 fn host_name() -> String {
@@ -430,6 +468,22 @@ mod tests {
         }
         let file = parse_settings("[db]\nscrub_every = \"1h\"\nscrub_rate = 8").unwrap();
         assert_eq!((file.db.scrub_every.as_deref(), file.db.scrub_rate), (Some("1h"), Some(8)));
+    }
+
+    #[test]
+    fn round_trips_are_remembered_and_bounded() {
+        let longest = |arguments: &[&str]| {
+            options(arguments).settings(None).map(|settings| settings.round_trip_ms)
+        };
+        assert_eq!(longest(&[]), Ok(150));
+        assert_eq!(longest(&["--round-trip", "300ms"]), Ok(300));
+        for wrong in ["149ms", "1s", "300", "far"] {
+            assert!(longest(&["--round-trip", wrong]).is_err(), "{wrong}");
+        }
+        let far = options(&["--round-trip", "400ms"]).settings(None).unwrap();
+        assert_eq!(options(&[]).settings(Some((&far, true))).unwrap().round_trip_ms, 400);
+        let file = parse_settings("round_trip = \"200ms\"").unwrap();
+        assert_eq!(file.round_trip.as_deref(), Some("200ms"));
     }
 
     #[test]

@@ -84,6 +84,15 @@ impl Attack {
         self.cluster.primary(DATABASE, &[])
     }
 
+    /// How many primaries there were before this one, or more.
+    ///
+    /// # Panics
+    /// When nobody knows the database.
+    #[track_caller]
+    pub fn epoch(&self) -> u64 {
+        self.cluster.shard(DATABASE, &[]).expect("somebody knows it").epoch
+    }
+
     /// Lets clients work undisturbed for so many transactions.
     #[track_caller]
     pub fn go_on_for(&self, transactions: u64) {

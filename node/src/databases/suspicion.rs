@@ -23,19 +23,12 @@ use rung_runtime::TaskResult;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::Databases;
 use super::reconcile::shard_of;
-use super::{Databases, HEARTBEAT};
 use crate::node::Node;
 
 /// How often silence is looked for.
 const LOOK: Duration = Duration::from_millis(25);
-/// A primary that said nothing for so long is asked for.
-const SILENCE: Duration = HEARTBEAT.saturating_mul(2);
-/// A kernel that has not refused by then has nothing to refuse, or cannot be reached.
-const REFUSAL: Duration = Duration::from_millis(150);
-/// The voters stand for election one after the other, so that they do not take each
-/// other's votes.
-const APART: Duration = Duration::from_millis(75);
 
 /// A group whose leader says nothing.
 struct Silent {
@@ -47,6 +40,7 @@ struct Silent {
 
 /// Runs for as long as the node does.
 pub async fn run(node: Arc<Node>) -> TaskResult {
+    let timing = node.databases.timing;
     // Since when it is known of which groups.
     let mut suspected: BTreeMap<GroupId, (NodeId, Instant)> = BTreeMap::new();
     loop {
@@ -56,7 +50,8 @@ pub async fn run(node: Arc<Node>) -> TaskResult {
         suspected.retain(|_, (leader, _)| gone.contains(leader));
         for Silent { group, leader, rank } in silent {
             // Whoever was heard of in the meantime lives.
-            let speaks = group.silent_leader().is_none_or(|(_, silence)| silence < SILENCE);
+            let speaks =
+                group.silent_leader().is_none_or(|(_, silence)| silence < timing.silence());
             if speaks || !gone.contains(&leader) {
                 continue;
             }
@@ -67,7 +62,7 @@ pub async fn run(node: Arc<Node>) -> TaskResult {
                 node.mesh.disconnect(leader);
                 (leader, now)
             });
-            let stands = now.duration_since(since) >= APART * rank;
+            let stands = now.duration_since(since) >= timing.apart() * rank;
             group.suspect_leader(leader, stands).await;
         }
     }
@@ -80,7 +75,7 @@ fn silent_groups(node: &Node) -> Vec<Silent> {
     let silent = copies.iter().filter_map(|copy| {
         let group = node.consensus.group(copy.record.group)?;
         let (leader, silence) = group.silent_leader()?;
-        if silence < SILENCE {
+        if silence < databases.timing.silence() {
             return None;
         }
         let state = node.control.watch_state().borrow().clone();
@@ -103,26 +98,31 @@ fn rank(voters: &BTreeSet<NodeId>, leader: NodeId, witness: Option<NodeId>, me: 
 /// Those nodes whose machines say that nobody has one of their ports.
 async fn refused(node: &Node, leaders: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let state = node.control.state();
+    let patience = node.databases.timing.refusal();
     let asked = leaders.into_iter().map(|leader| {
         let admin = state.nodes.get(&leader).map(|record| record.admin);
         let mesh = node.mesh.address_of(leader);
-        async move { is_refused(mesh, admin).await.then_some(leader) }
+        async move { is_refused(mesh, admin, patience).await.then_some(leader) }
     });
     join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// Whether one of a node's ports is refused.
-async fn is_refused(mesh: Option<SocketAddr>, admin: Option<SocketAddr>) -> bool {
-    let mesh = mesh.map(|mesh| says_refused(probe(mesh)).boxed());
-    let admin = admin.map(|admin| says_refused(TcpStream::connect(admin)).boxed());
+async fn is_refused(
+    mesh: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+    patience: Duration,
+) -> bool {
+    let mesh = mesh.map(|mesh| says_refused(probe(mesh), patience).boxed());
+    let admin = admin.map(|admin| says_refused(TcpStream::connect(admin), patience).boxed());
     let asked: FuturesUnordered<BoxFuture<'static, bool>> = mesh.into_iter().chain(admin).collect();
     let mut refused = asked.filter(|refused| std::future::ready(*refused));
     refused.next().await.is_some()
 }
 
-async fn says_refused<T>(asked: impl Future<Output = io::Result<T>>) -> bool {
+async fn says_refused<T>(asked: impl Future<Output = io::Result<T>>, patience: Duration) -> bool {
     matches!(
-        timeout(REFUSAL, asked).await,
+        timeout(patience, asked).await,
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused
     )
 }
@@ -144,19 +144,21 @@ async fn probe(address: SocketAddr) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_millis(150);
+
     #[tokio::test]
     async fn a_port_that_nobody_has_is_refused_and_one_that_says_nothing_is_not() {
         let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let mesh = silent.local_addr().ok();
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let admin = listener.local_addr().ok();
-        assert!(!is_refused(mesh, admin).await);
-        assert!(!is_refused(None, None).await);
+        assert!(!is_refused(mesh, admin, PATIENCE).await);
+        assert!(!is_refused(None, None, PATIENCE).await);
         // A kernel that refuses datagrams no more refuses connections still.
         drop(listener);
-        assert!(is_refused(mesh, admin).await);
+        assert!(is_refused(mesh, admin, PATIENCE).await);
         drop(silent);
-        assert!(is_refused(mesh, None).await);
+        assert!(is_refused(mesh, None, PATIENCE).await);
     }
 
     #[test]

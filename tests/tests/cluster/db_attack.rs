@@ -81,3 +81,22 @@ fn a_primary_that_is_cut_off_one_way_acknowledges_nothing_alone() {
 fn a_primary_that_is_cut_off_both_ways_acknowledges_nothing_alone() {
     cut_off_the_primary(&[Cut::Both]);
 }
+
+#[test]
+fn copies_on_other_continents_keep_their_primary_and_replace_one_that_died() {
+    if let Some(why) = missing() {
+        println!("skipped: {why}");
+        return;
+    }
+    let builder = Cluster::builder().nodes(3).alone().dcs(&["east", "west", "north"]);
+    let builder = builder.argument("--round-trip").argument("400ms");
+    let mut cluster = builder.on_machines().start();
+    // Without the option a primary does not keep the lead for a second.
+    cluster.machines().expect("machines").delay(Duration::from_millis(150));
+    let mut attack = Attack::begin(cluster, Mix::WRITERS);
+    let epoch = attack.epoch();
+    attack.go_on_for(100);
+    assert_eq!(attack.epoch(), epoch, "the primary lost its lead while nothing failed");
+    attack.kill_primary();
+    attack.end().expect_sound();
+}
