@@ -11,6 +11,9 @@ use super::scope::{Scope, folded};
 use super::translate::{truth, unnested};
 use crate::{PgType, SqlError, SqlState, TypeUse};
 
+/// SQLite's functions take a thousand arguments.
+const MOST_ARGUMENTS: usize = 900;
+
 impl Analyzer<'_> {
     pub fn exists(
         &mut self,
@@ -129,7 +132,8 @@ impl Analyzer<'_> {
         };
         let source = self.sql_of(array)?;
         // A null array has a null answer, like an array of one null.
-        let source = format!("SELECT value AS c1 FROM json_each(ifnull({source}, '[null]'))");
+        let item = array_item("value".to_owned(), &element);
+        let source = format!("SELECT {item} AS c1 FROM json_each(ifnull({source}, '[null]'))");
         if let ("=", true) | ("<>", false) = (name.as_str(), is_any) {
             let base = comparison_type(left.base(), &element)
                 .ok_or_else(|| no_operator("=", &[left.base().clone(), (*element).clone()]))?;
@@ -220,7 +224,7 @@ impl Analyzer<'_> {
         self.array_from(parts, &element)
     }
 
-    /// An array whose elements have a known type.
+    /// An array, perhaps empty, whose elements have a known type.
     pub fn array_of(
         &mut self,
         elements: &[Expr],
@@ -264,7 +268,13 @@ impl Analyzer<'_> {
             PgType::Array(_) => (1, element.base.clone()),
             base => (0, PgType::Array(Box::new(base.clone()))),
         };
-        Ok(Expression::sql(format!("rung_array({is_nested}, {})", texts.join(", ")), base))
+        let pieces = texts.chunks(MOST_ARGUMENTS).map(|texts| {
+            let texts: String = texts.iter().flat_map(|text| [", ", text.as_str()]).collect();
+            format!("rung_array({is_nested}{texts})")
+        });
+        let array = pieces.reduce(|array, more| format!("rung_array_cat({array}, {more})"));
+        let array = array.unwrap_or_else(|| "'[]'".to_owned());
+        Ok(Expression::sql(array, base))
     }
 
     /// `ARRAY(SELECT ...)`
@@ -385,8 +395,8 @@ impl Analyzer<'_> {
         let index = self.expression_as(index, PgType::Int4, scope)?;
         let sql = self.sql_of(value)?;
         // What stands before the first element is null.
-        let sql = format!("(CASE WHEN {index} >= {first} THEN {sql} ->> ({index} - {first}) END)");
-        Ok(Expression::sql(sql, *element))
+        let item = array_item(format!("{sql} ->> ({index} - {first})"), &element);
+        Ok(Expression::sql(format!("(CASE WHEN {index} >= {first} THEN {item} END)"), *element))
     }
 }
 
@@ -417,6 +427,15 @@ fn check_element(base: &PgType) -> Result<(), SqlError> {
             "Make an array of each field that is meant.",
         )),
         _ => Ok(()),
+    }
+}
+
+/// An item that SQLite has taken out of an array, as a value of its type.
+pub(super) fn array_item(item: String, element: &PgType) -> String {
+    match element {
+        // JSON has not all of their values.
+        PgType::Bytea | PgType::Float4 | PgType::Float8 => format!("rung_array_item({item})"),
+        _ => item,
     }
 }
 

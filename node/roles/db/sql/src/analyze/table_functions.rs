@@ -8,6 +8,7 @@ use super::expression::{Expression, Form, quoted};
 use super::from::{FromText, named};
 use super::resolve::{Resolved, resolve};
 use super::scope::{Place, Relations, Scope, ScopeColumn, folded, schema_and_name};
+use super::subquery::array_item;
 use super::translate::unnested;
 use crate::signature::{FunctionKind, Signatures};
 use crate::{PgType, SqlError, TypeUse};
@@ -138,16 +139,10 @@ impl Analyzer<'_> {
     }
 }
 
-/// An item of an array of one dimension by its number from 0; null beyond its end.
+/// An item of an array of one dimension by its number from 0; null beyond its end. SQLite
+/// keeps the array parsed from one row to the next.
 fn item_of(array: &str, number: &str, element: &PgType) -> String {
-    match element {
-        // JSON has not all of their values.
-        PgType::Bytea | PgType::Float4 | PgType::Float8 => {
-            format!("rung_array_get({array}, {number} + 1)")
-        }
-        // SQLite keeps the array parsed from one row to the next.
-        _ => format!("({array} ->> {number})"),
-    }
+    array_item(format!("({array} ->> {number})"), element)
 }
 
 /// A function in a select list: its name and arguments.

@@ -52,6 +52,13 @@ pub(crate) const CALLS: &[Function] = &[
     // What ARRAY[...] and subscripts are translated to.
     ("rung_array", -1, Pure, array),
     ("rung_array_get", -1, Pure, subscript),
+    ("rung_array_item", 1, Pure, |c| match c.value(0) {
+        Value::Text(item) => {
+            let mut items = ArrayValue::from_stored(&format!("[{item}]"))?.items;
+            Ok(items.pop().unwrap_or(Value::Null))
+        }
+        plain => Ok(plain),
+    }),
     ("rung_array_slice", 3, Pure, slice),
     ("rung_array_has", 3, Strict, |c| {
         let compare = equality(c, 2)?;
@@ -189,8 +196,11 @@ fn array(call: &Call<'_>) -> Outcome {
     let mut whole = ArrayValue::default();
     let mut count = 0;
     for value in values {
-        let Value::Text(row) = value else { continue };
-        let row = ArrayValue::from_stored(&row)?;
+        // A null is a row without elements.
+        let row = match value {
+            Value::Text(row) => ArrayValue::from_stored(&row)?,
+            _ => ArrayValue::default(),
+        };
         if count > 0 && whole.dimensions[1..] != row.dimensions {
             return Err(mismatch());
         }
