@@ -63,8 +63,8 @@ pub struct Part<'a> {
 /// Why bytes are not an entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// A newer version of Rung wrote it.
-    #[error("its format version is {0}, this program reads {VERSION}; update it")]
+    /// Another version of Rung wrote it.
+    #[error("its format version is {0}, and this version of Rung reads {VERSION} alone")]
     Version(u8),
     /// It ends too early, or holds more than it should.
     #[error("it is cut off or has bytes behind its end")]

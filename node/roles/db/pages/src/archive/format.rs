@@ -2,7 +2,8 @@
 
 use crate::position::{POSITION_BYTES, Position};
 
-const VERSION: u32 = 1;
+/// 2: entries have differences of images.
+const VERSION: u32 = 2;
 const BASE_MAGIC: &[u8; 8] = b"rungbase";
 const SEGMENT_MAGIC: &[u8; 8] = b"rungarch";
 const END_MAGIC: &[u8; 8] = b"rungaend";
@@ -102,7 +103,9 @@ fn decode_header(
     }
     let version = u32::from_le_bytes(field(body, 8));
     if version != VERSION {
-        return Err(format!("its version is {version}, this program reads {VERSION}; update it"));
+        return Err(format!(
+            "its version is {version}, and this version of Rung reads {VERSION} alone"
+        ));
     }
     let rest = 28 + POSITION_BYTES;
     let numbers = [rest, rest + 8].map(|at| u64::from_le_bytes(field(body, at)));
