@@ -348,8 +348,8 @@ fn primary_on(database: &str, shard: u32, node: NodeId, state: &State, view: &Vi
         let what = format!("shard {shard} of {database} was removed meanwhile");
         return Progress::Failed(Failure::new(Code::NotFound, what));
     };
-    if !view.is_up(node) {
-        // It was when this was planned; whoever waits hears it now, not when time is up.
+    if view.is_gone(node, 0) {
+        // It was there when this was planned; whoever waits hears it now, not when time is up.
         let name = state.node_name(node);
         return Progress::Failed(plan::cannot_promote(&name, database, record, state, view));
     }
