@@ -51,7 +51,7 @@ impl Timing {
 
     /// A kernel that has not refused by then has nothing to refuse, or cannot be reached.
     pub fn refusal(self) -> Duration {
-        self.round_trip
+        self.answer()
     }
 
     /// Voters that know of a primary's end stand for election so long after each other, so
@@ -71,7 +71,7 @@ mod tests {
         let near = Timing::new(milliseconds(150));
         assert_eq!(near.election(), (milliseconds(250), milliseconds(350)));
         assert_eq!((near.heartbeat(), near.silence()), (milliseconds(50), milliseconds(100)));
-        assert_eq!((near.refusal(), near.apart()), (milliseconds(150), milliseconds(75)));
+        assert_eq!((near.answer(), near.apart()), (milliseconds(750) / 4, milliseconds(75)));
         assert_eq!(near.membership(), MembershipSettings::lan());
         let far = Timing::new(milliseconds(300));
         assert_eq!(far.election(), (milliseconds(500), milliseconds(700)));

@@ -65,12 +65,12 @@ impl Settings {
         }
     }
 
-    /// For data centers up to some 300 ms apart: everything about five times
+    /// For data centers up to some 400 ms apart: everything about five times
     /// slower.
     pub fn wan() -> Self {
         Self {
             probe_period: Duration::from_millis(1200),
-            probe_rtt: Duration::from_millis(400),
+            probe_rtt: Duration::from_millis(500),
             suspicion: Duration::from_millis(4500),
             suspect_ping: Duration::from_millis(900),
             gossip_period: Duration::from_millis(250),

@@ -46,6 +46,22 @@ fn nodes_a_hundred_and_fifty_milliseconds_apart_keep_calm() {
 }
 
 #[test]
+fn nodes_four_hundred_milliseconds_apart_keep_calm_and_notice_a_crash() {
+    let (shortest, longest) = (Duration::from_millis(120), Duration::from_millis(200));
+    let network = Network { loss: 0.01, shortest, longest };
+    let mut cluster = Cluster::settled(24, Settings::wan(), network, 2);
+    cluster.run_to(seconds(10), Cluster::agrees).expect("all see all");
+    cluster.run_for(seconds(300));
+    assert_eq!(downs(&cluster), []);
+    let began = cluster.now();
+    cluster.crash(7);
+    cluster.run_for(seconds(30));
+    let seen = detections(&cluster, 7, began);
+    assert_eq!(seen.len(), 23);
+    assert!(seen.iter().all(|took| *took < seconds(15)), "{seen:?}");
+}
+
+#[test]
 fn a_crash_is_known_to_all_within_seconds() {
     let mut cluster = Cluster::settled(128, Settings::lan(), Network::lan(0.01), 3);
     let mut slowest = Vec::new();
