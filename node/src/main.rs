@@ -71,11 +71,6 @@ const STOP: Duration = Duration::from_secs(25);
 const DEFAULT_LOG: &str = "info,openraft=warn,hickory_proto=error";
 const STOP_APPS: Duration = Duration::from_secs(15);
 
-/// Of the libraries in C as well. A commit allocates some hundred times, on one thread, and
-/// frees on another, which the system's allocator is slow at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Apps are started through a second run of this very program.
     if std::env::args().nth(1).as_deref() == Some(rung_web::EXEC_ARGUMENT) {
