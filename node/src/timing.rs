@@ -49,11 +49,6 @@ impl Timing {
         self.heartbeat() * 2
     }
 
-    /// A kernel that has not refused by then has nothing to refuse, or cannot be reached.
-    pub fn refusal(self) -> Duration {
-        self.answer()
-    }
-
     /// Voters that know of a primary's end stand for election so long after each other, so
     /// that they do not take each other's votes.
     pub fn apart(self) -> Duration {

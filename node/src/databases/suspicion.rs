@@ -98,7 +98,8 @@ fn rank(voters: &BTreeSet<NodeId>, leader: NodeId, witness: Option<NodeId>, me: 
 /// Those nodes whose machines say that nobody has one of their ports.
 async fn refused(node: &Node, leaders: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let state = node.control.state();
-    let patience = node.databases.timing.refusal();
+    // A kernel that has not refused by then has nothing to refuse, or cannot be reached.
+    let patience = node.databases.timing.answer();
     let asked = leaders.into_iter().map(|leader| {
         let admin = state.nodes.get(&leader).map(|record| record.admin);
         let mesh = node.mesh.address_of(leader);

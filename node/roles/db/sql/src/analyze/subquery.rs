@@ -333,10 +333,20 @@ impl Analyzer<'_> {
         scope: Scope<'_>,
     ) -> Result<Expression, SqlError> {
         let mut value = self.settle(value)?;
-        for access in chain {
+        let mut rest = chain;
+        while let [access, others @ ..] = rest {
+            rest = others;
             value = match access {
                 AccessExpr::Subscript(Subscript::Index { index }) => {
-                    self.subscript(value, index, scope)?
+                    let mut indexes = vec![index];
+                    while let [AccessExpr::Subscript(Subscript::Index { index }), others @ ..] =
+                        rest
+                        && matches!(value.base(), PgType::Array(_))
+                    {
+                        indexes.push(index);
+                        rest = others;
+                    }
+                    self.subscript(value, &indexes, scope)?
                 }
                 AccessExpr::Dot(Expr::Identifier(ident)) => self.field(value, &folded(ident))?,
                 _ => {
@@ -372,14 +382,16 @@ impl Analyzer<'_> {
         Ok(Expression::sql(format!("rung_array_get({sql}, {})", place + 1), base))
     }
 
+    /// A member of jsonb, or an item of an array by its places in all dimensions: where there
+    /// are more or fewer it is null.
     fn subscript(
         &mut self,
         value: Expression,
-        index: &Expr,
+        indexes: &[&Expr],
         scope: Scope<'_>,
     ) -> Result<Expression, SqlError> {
         if *value.base() == PgType::Jsonb {
-            let index = self.expression(index, scope)?;
+            let index = self.expression(indexes[0], scope)?;
             return self.operator("->", vec![value, index]);
         }
         let first = value.data_type.first_subscript();
@@ -392,11 +404,12 @@ impl Analyzer<'_> {
                 ),
             ));
         };
-        let index = self.expression_as(index, PgType::Int4, scope)?;
-        let sql = self.sql_of(value)?;
-        // What stands before the first element is null.
-        let item = array_item(format!("{sql} ->> ({index} - {first})"), &element);
-        Ok(Expression::sql(format!("(CASE WHEN {index} >= {first} THEN {item} END)"), *element))
+        let mut item = format!("rung_array_get({}", self.sql_of(value)?);
+        for index in indexes {
+            let index = self.expression_as(index, PgType::Int4, scope)?;
+            item += &format!(", ({index}) + {}", 1 - first);
+        }
+        Ok(Expression::sql(item + ")", *element))
     }
 }
 
