@@ -133,7 +133,8 @@ impl Analyzer<'_> {
         let source = self.sql_of(array)?;
         // A null array has a null answer, like an array of one null.
         let item = array_item("value".to_owned(), &element);
-        let source = format!("SELECT {item} AS c1 FROM json_each(ifnull({source}, '[null]'))");
+        let items = format!("ifnull(rung_array_flat({source}), '[null]')");
+        let source = format!("SELECT {item} AS c1 FROM json_each({items})");
         if let ("=", true) | ("<>", false) = (name.as_str(), is_any) {
             let base = comparison_type(left.base(), &element)
                 .ok_or_else(|| no_operator("=", &[left.base().clone(), (*element).clone()]))?;

@@ -93,13 +93,10 @@ pub(crate) const CALLS: &[Function] = &[
         }
         text(dimensions.iter().map(|length| format!("[1:{length}]")).collect::<String>())
     }),
-    // All elements in one dimension.
-    ("rung_array_flat", 1, Strict, |c| {
-        let array = c.array(0)?;
-        match array.dimensions.len() {
-            0 | 1 => Ok(c.value(0)),
-            _ => text(ArrayValue::of(array.items).to_stored()),
-        }
+    // All elements in one dimension, in which most arrays have them already.
+    ("rung_array_flat", 1, Strict, |c| match c.text(0)? {
+        nested if nested.starts_with("[[") => text(ArrayValue::of(c.array(0)?.items).to_stored()),
+        flat => text(flat),
     }),
     ("rung_cardinality", 1, Strict, |c| int(c.array(0)?.items.len() as i64)),
     ("rung_array_position", 4, Pure, |c| {

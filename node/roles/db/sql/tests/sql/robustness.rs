@@ -122,3 +122,14 @@ fn long_chains_of_conditions_are_executed() {
         format!("SELECT count(*) FROM (VALUES (5), (7), (9999)) v(n) WHERE {}", terms.join(" OR "));
     assert_eq!(Session::new().answer(&text), ["count", "2", "SELECT 1"]);
 }
+
+#[test]
+fn arrays_have_more_items_than_functions_have_arguments() {
+    let items: Vec<String> = (0..2_500).map(|n| n.to_string()).collect();
+    let array = format!("ARRAY[{}]", items.join(", "));
+    let text = format!("SELECT cardinality({array}), ({array})[2400], 2499 = ANY ({array})");
+    let answer = ["cardinality|array|?column?", "2500|2399|t", "SELECT 1"];
+    assert_eq!(Session::new().answer(&text), answer);
+    let rows = format!("SELECT cardinality(ARRAY[{}])", vec!["[1, 2]"; 1_500].join(", "));
+    assert_eq!(Session::new().answer(&rows), ["cardinality", "3000", "SELECT 1"]);
+}
