@@ -84,7 +84,7 @@ impl Attack {
         self.cluster.primary(DATABASE, &[])
     }
 
-    /// How many primaries there were before this one, or more.
+    /// The term that the primary leads in; the next one's is higher.
     ///
     /// # Panics
     /// When nobody knows the database.

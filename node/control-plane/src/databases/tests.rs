@@ -267,6 +267,12 @@ fn a_promotion_to_a_node_that_dies_meanwhile_fails_at_once_with_every_reason() {
     machine.run(Command::StartOperation(Box::new(new))).unwrap();
     let mut operation = last_operation(&machine).clone();
     operation.steps[0].state = StepState::Running;
+    operation.steps[0].started_ms = view.now_ms;
+    // A leader that has just begun may not have heard of it yet.
+    let heard_of = view.members.remove(&replica);
+    let update = advance(&operation, &machine.state, &view);
+    assert!(update.is_none_or(|update| update.to == StepState::Running));
+    view.members.extend(heard_of.map(|member| (replica, member)));
     kill(&mut view, replica.0);
     let update = advance(&operation, &machine.state, &view).expect("something new");
     assert_eq!(update.to, StepState::Failed);

@@ -35,30 +35,32 @@ fn nobody_is_declared_down_at_five_percent_loss() {
     assert_eq!(downs(&cluster), []);
 }
 
+/// Nodes whose packets take so many milliseconds, who all see each other for so long.
+#[track_caller]
+fn calm(settings: Settings, [shortest, longest]: [u64; 2], time: Duration) -> Cluster {
+    let [shortest, longest] = [shortest, longest].map(Duration::from_millis);
+    let network = Network { loss: 0.01, shortest, longest };
+    let mut cluster = Cluster::settled(24, settings, network, 2);
+    cluster.run_to(seconds(5), Cluster::agrees).expect("all see all");
+    cluster.run_for(time);
+    assert_eq!(downs(&cluster), []);
+    cluster
+}
+
 #[test]
 fn nodes_a_hundred_and_fifty_milliseconds_apart_keep_calm() {
-    let (shortest, longest) = (Duration::from_millis(40), Duration::from_millis(75));
-    let network = Network { loss: 0.01, shortest, longest };
-    let mut cluster = Cluster::settled(24, Settings::lan(), network, 2);
-    cluster.run_to(seconds(5), Cluster::agrees).expect("all see all");
-    cluster.run_for(seconds(60));
-    assert_eq!(downs(&cluster), []);
+    calm(Settings::lan(), [40, 75], seconds(60));
 }
 
 #[test]
 fn nodes_four_hundred_milliseconds_apart_keep_calm_and_notice_a_crash() {
-    let (shortest, longest) = (Duration::from_millis(120), Duration::from_millis(200));
-    let network = Network { loss: 0.01, shortest, longest };
-    let mut cluster = Cluster::settled(24, Settings::wan(), network, 2);
-    cluster.run_to(seconds(10), Cluster::agrees).expect("all see all");
-    cluster.run_for(seconds(300));
-    assert_eq!(downs(&cluster), []);
+    let mut cluster = calm(Settings::wan(), [120, 200], seconds(300));
     let began = cluster.now();
     cluster.crash(7);
     cluster.run_for(seconds(30));
     let seen = detections(&cluster, 7, began);
     assert_eq!(seen.len(), 23);
-    assert!(seen.iter().all(|took| *took < seconds(15)), "{seen:?}");
+    assert!(seen.iter().all(|took| *took < seconds(10)), "{seen:?}");
 }
 
 #[test]
