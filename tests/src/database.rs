@@ -54,9 +54,13 @@ impl Cluster {
     /// Until there is a primary and so many copies beside it that serve.
     #[track_caller]
     pub fn wait_serving(&self, database: &str, replicas: usize) -> Duration {
+        // Of an even number of copies beyond two, one does not vote.
+        let voting = if replicas % 2 == 1 && replicas > 1 { replicas - 1 } else { replicas };
         eventually(&format!("{database} has a primary and {replicas} replicas"), SOON, || {
             let Some(shard) = self.shard(database, &[]) else { return false };
-            shard.primary.is_some() && shard.replicas.iter().filter(serves).count() >= replicas
+            let serving: Vec<_> = shard.replicas.iter().filter(serves).collect();
+            let votes = serving.iter().filter(|replica| replica.votes).count();
+            shard.primary.is_some() && serving.len() >= replicas && votes >= voting
         })
     }
 

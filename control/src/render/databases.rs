@@ -31,7 +31,8 @@ pub fn list(shards: &[DatabaseShard]) -> Table {
     let mut table = Table::new(&["DATABASE", "SHARD", "PRIMARY", "EPOCH", "REPLICAS", "WITNESS"]);
     for shard in shards {
         let replicas = shard.replicas.iter().map(|replica| match replica.state.as_str() {
-            "serving" => replica.node.clone(),
+            "serving" if replica.votes => replica.node.clone(),
+            "serving" => format!("{} (no vote)", replica.node),
             state => format!("{} ({state})", replica.node),
         });
         table.row(vec![
@@ -49,12 +50,13 @@ pub fn list(shards: &[DatabaseShard]) -> Table {
 /// A row for each copy.
 pub fn copies(shards: &[DatabaseShard]) -> Table {
     let mut table =
-        Table::new(&["SHARD", "NODE", "COPY", "STATE", "BEHIND", "POSITION", "PROBLEM"]);
+        Table::new(&["SHARD", "NODE", "COPY", "VOTES", "STATE", "BEHIND", "POSITION", "PROBLEM"]);
     for shard in shards {
         table.row(vec![
             shard.shard.to_string().into(),
             primary(shard),
             "primary".into(),
+            "yes".into(),
             "-".into(),
             "-".into(),
             shard.position.to_string().into(),
@@ -65,6 +67,7 @@ pub fn copies(shards: &[DatabaseShard]) -> Table {
                 shard.shard.to_string().into(),
                 replica.node.as_str().into(),
                 "replica".into(),
+                if replica.votes { "yes" } else { "no" }.into(),
                 state(replica),
                 lag(replica).into(),
                 replica.position.to_string().into(),
@@ -73,7 +76,7 @@ pub fn copies(shards: &[DatabaseShard]) -> Table {
         }
         if let Some(witness) = &shard.witness {
             let (number, none) = (shard.shard.to_string(), || Cell::from("-"));
-            let row = [none(), none(), none(), "".into()];
+            let row = ["yes".into(), none(), none(), none(), "".into()];
             let mut cells = vec![number.into(), witness.as_str().into(), "witness".into()];
             cells.extend(row);
             table.row(cells);

@@ -34,6 +34,7 @@ use crate::report::{keep_beating, status_of, watch_group};
 use crate::returning::{Return, Returning};
 use crate::snapshot_store::SnapshotStore;
 use crate::state_machine::StateMachine;
+use crate::turns::keep_turns;
 
 /// How many snapshots a node writes, and receives, at once.
 const SNAPSHOTS_AT_ONCE: usize = 2;
@@ -248,6 +249,8 @@ impl Consensus {
         let (sender, status) = watch::channel(now);
         let returns = Return::new(log.clone(), returning.clone());
         tokio::spawn(keep_beating(raft.clone(), status.clone(), config.heartbeat));
+        let (me, longest) = (shared.node, config.election_max());
+        tokio::spawn(keep_turns(raft.clone(), status.clone(), returning.clone(), me, longest));
         tokio::spawn(watch_group(raft.clone(), returns, sender, snapshot_due));
         if may_campaign && membership.voter_ids().eq([shared.node.0]) {
             // Nobody else could lead, so there is nothing to wait for.

@@ -36,6 +36,7 @@ mod snapshot_format;
 mod snapshot_store;
 mod state_machine;
 mod status;
+mod turns;
 mod watch;
 
 pub use applied_log::AppliedLog;

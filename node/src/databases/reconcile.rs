@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rung_control_plane::databases::copies;
+use rung_control_plane::databases::{copies, voters};
 use rung_control_plane::state::ShardRecord;
 use rung_control_plane::{State, View};
 use rung_proto::soft::{CopyKind, CopyState, CopyStatus};
@@ -147,8 +147,12 @@ fn serves(me: NodeId, state: &State, mine: &[CopyStatus], view: &View) -> bool {
     let mut shards = state.databases.values().flat_map(|database| database.shards.values());
     shards.all(|shard| {
         let copy = mine.iter().find(|copy| copy.group == shard.group);
-        let in_group =
-            |primary: &CopyStatus| primary.voters.contains(&me) || primary.learners.contains(&me);
+        // Where it is to vote, a primary that dies before it does is not replaced.
+        let in_group = |primary: &CopyStatus| {
+            let current = primary.voters.iter().copied().collect();
+            let is_to_vote = voters(&copies(state), shard.witness, &current).contains(&me);
+            current.contains(&me) || !is_to_vote && primary.learners.contains(&me)
+        };
         copy.is_some_and(|copy| {
             copy.state == CopyState::Serving
                 && (copy.kind == CopyKind::Primary

@@ -213,6 +213,10 @@ fn the_number_of_replicas_goes_up_and_down_while_clients_write() {
                 let serving = |replica: &DatabaseReplica| replica.state == "serving";
                 shard.replicas.len() == replicas && shard.replicas.iter().all(serving)
             });
+            // Of four copies one does not vote, which is then said.
+            cluster.wait_serving(DATABASE, replicas);
+            let asked = cluster.ctl(&["db", "ls"]);
+            assert_eq!(asked.stdout.contains("(no vote)"), replicas == 3, "{}", asked.stdout);
         });
     }
     busy.end();

@@ -215,6 +215,7 @@ pub fn status() -> Status {
             replicas: vec![DatabaseReplica {
                 node: "n2".to_owned(),
                 state: "serving".to_owned(),
+                votes: true,
                 lag_ms: Some(12),
                 position: 1206,
                 problem: None,

@@ -137,6 +137,10 @@ pub struct DatabaseReplica {
     pub node: String,
     /// catching-up, serving, stopped, broken, or down.
     pub state: String,
+    /// Whether the primary counts it when it acknowledges a write, so that it may take over.
+    /// A new copy does after a moment, one beyond an odd number or beyond five does not.
+    #[serde(default)]
+    pub votes: bool,
     /// How far it is behind, as it knows.
     pub lag_ms: Option<u64>,
     pub position: u64,
