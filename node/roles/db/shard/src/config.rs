@@ -113,6 +113,11 @@ pub struct Limits {
     pub pipeline: usize,
     /// How long it waits at most.
     pub defer: Duration,
+    /// How long a commit waits for transactions that are under way, to become a batch
+    /// together with them.
+    pub gather: Duration,
+    /// A transaction is under way for so long after it has executed something.
+    pub active: Duration,
     /// How long a proposal may take before nobody waits for it any more.
     pub propose: Duration,
     /// How long an interactive transaction may wait for its client while others
@@ -162,6 +167,8 @@ impl Default for Limits {
             in_flight: 16,
             pipeline: 2,
             defer: Duration::from_millis(2),
+            gather: Duration::from_millis(2),
+            active: Duration::from_millis(1),
             propose: Duration::from_secs(30),
             transaction_idle: Duration::from_secs(10),
             transaction_time: Duration::from_secs(60),

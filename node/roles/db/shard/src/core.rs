@@ -18,6 +18,7 @@ use crate::claims::Claims;
 use crate::config::{Limits, ShardConfig};
 use crate::contention::Contention;
 use crate::error::ShardError;
+use crate::gathering::{Gathering, UnderWay};
 use crate::in_flight::InFlight;
 use crate::job::{Answer, Job, JobKind};
 use crate::outbox::Outbox;
@@ -58,6 +59,7 @@ pub(crate) struct Core {
     pub checkpointed: Notify,
     /// Transactions on snapshots that have not ended.
     pub drafts: AtomicUsize,
+    pub under_way: UnderWay,
     contention: Mutex<Contention>,
     /// What drafts need to stay as it is.
     pub claims: Claims,
@@ -139,6 +141,7 @@ pub(crate) struct Desk {
     /// Jobs that have rolled a batch back and are executed by themselves.
     pub apart: Vec<Job>,
     pub in_flight: InFlight<Waiting>,
+    pub gathering: Gathering,
     /// The log refused a batch: what is in flight must be taken back in the file.
     pub undo: bool,
     /// Taken back, but some of it may still be applied: nothing is executed before.
@@ -169,6 +172,7 @@ impl Desk {
             queue: VecDeque::new(),
             apart: Vec::new(),
             in_flight: InFlight::default(),
+            gathering: Gathering::default(),
             undo: false,
             undone: false,
             paused: None,
@@ -223,15 +227,32 @@ impl Desk {
         }
     }
 
-    /// Whether what is committed now does best to wait for what is committed next.
-    pub fn is_log_busy(&self, limits: &Limits) -> bool {
+    /// Whether what is committed now does best to wait for what is committed next: by those
+    /// who are under way, or because the log is busy.
+    pub fn defers(&mut self, others: Option<Instant>, limits: &Limits) -> bool {
+        let others = others.is_some() && self.paused.is_none();
+        let gathers = match self.in_flight.deferred() {
+            None => self.gathering.begins(others),
+            Some(first) => {
+                self.gathering.is_on() && others && first.since.elapsed() < limits.gather
+            }
+        };
+        gathers || self.is_log_busy(limits)
+    }
+
+    fn is_log_busy(&self, limits: &Limits) -> bool {
         self.in_flight.len() >= limits.pipeline
     }
 
-    /// When what was deferred must become an entry, if something was.
-    pub fn due(&self, limits: &Limits) -> Option<Instant> {
-        let deferred = self.in_flight.deferred()?;
-        Some(if self.is_log_busy(limits) { deferred.since + limits.defer } else { deferred.since })
+    /// When what was deferred must become an entry, if something was. `others` are under way
+    /// until then.
+    pub fn due(&self, others: Option<Instant>, limits: &Limits) -> Option<Instant> {
+        let since = self.in_flight.deferred()?.since;
+        if self.is_log_busy(limits) {
+            return Some(since + limits.defer);
+        }
+        let others = others.filter(|_| self.gathering.is_on());
+        Some(others.map_or(since, |until| until.min(since + limits.gather)))
     }
 
     /// Whether everything that was executed is settled.
@@ -297,6 +318,7 @@ impl Core {
             counts: Counts::default(),
             checkpointed: Notify::new(),
             drafts: AtomicUsize::new(0),
+            under_way: UnderWay::new(),
             contention: Mutex::new(Contention::new(config.limits.contention)),
             claims: Claims::default(),
             changes: ChangeLog::default(),
@@ -436,6 +458,19 @@ impl Core {
         self.readers.stop();
     }
 
+    /// A draft waits for somebody, perhaps for a commit that waits for others.
+    pub fn draft_rests(&self, number: u64) {
+        self.under_way.rests(number);
+        if self.outbox.gathers() && self.others_until().is_none() {
+            self.outbox.ring();
+        }
+    }
+
+    /// Until when transactions that are under way are worth waiting for.
+    pub fn others_until(&self) -> Option<Instant> {
+        self.under_way.until(self.config.limits.active)
+    }
+
     /// Another is known to be the primary, or nobody.
     pub fn follow(&self, primary: Option<NodeId>) {
         self.set_state(CopyState::Follower { primary });
@@ -445,21 +480,22 @@ impl Core {
     pub fn settle(&self, position: &Position) {
         let token = self.token(position);
         self.settled.send_replace(token);
-        let (outcome, waits, is_due) = {
+        let (outcome, waits, is_deferred) = {
             let mut desk = self.desk();
             let outcome = desk.in_flight.settle(position);
             if desk.in_flight.is_empty() {
                 desk.undone = false;
             }
-            let is_due = desk.due(&self.config.limits).is_some_and(|due| due <= Instant::now());
+            let is_deferred = desk.in_flight.deferred().is_some();
             // Whoever has the writer looks for work when he is done.
             let waits = desk.writer.is_some() && desk.writer_is_wanted(&self.config.limits);
-            (outcome, waits, is_due)
+            (outcome, waits, is_deferred)
         };
         if waits {
             self.bell.notify_all();
         }
-        if is_due {
+        if is_deferred {
+            // It may be due sooner.
             self.outbox.ring();
         }
         let writes = outcome.settled.iter().filter(|waiting| waiting.kept).count();
@@ -512,6 +548,7 @@ impl Core {
             } else {
                 let settled = desk.in_flight.attach(waiting).err().unwrap_or_default();
                 if desk.in_flight.deferred().is_some() {
+                    desk.gathering.stops();
                     self.outbox.ring();
                 }
                 (settled, Vec::new())

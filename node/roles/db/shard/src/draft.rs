@@ -216,6 +216,7 @@ impl Draft {
         if cancel.is_canceled() {
             return Err(ShardError::Canceled);
         }
+        self.core.under_way.acts(self.steps.claim().number());
         let tried = with_sandbox(&self.snapshot.holder, |sandbox| {
             let executor = &mut sandbox.executor;
             let length = catch_unwind(AssertUnwindSafe(|| length(executor)));

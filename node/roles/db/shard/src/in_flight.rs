@@ -61,6 +61,7 @@ impl<A> InFlight<A> {
         match &mut self.deferred {
             Some(deferred) => {
                 (deferred.ticket, deferred.epoch) = (new.ticket, new.epoch);
+                deferred.commits += new.commits;
                 deferred.waiting.extend(new.waiting);
             }
             none => *none = Some(new),

@@ -27,6 +27,7 @@ mod draft;
 mod error;
 mod former;
 mod fresh;
+mod gathering;
 mod hand_over;
 mod in_flight;
 mod interactive;

@@ -2,7 +2,7 @@
 //! committed while the log is busy becomes one together.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::error::ShardError;
 pub(crate) struct Outbox {
     entries: Mutex<VecDeque<Entry>>,
     ring: Notify,
+    gathers: AtomicBool,
 }
 
 /// A commit that became an entry.
@@ -33,6 +34,8 @@ pub(crate) struct Deferred<A> {
     pub ticket: WriterTicket,
     pub epoch: u64,
     pub since: Instant,
+    /// How often something was committed.
+    pub commits: usize,
     pub waiting: Vec<A>,
 }
 
@@ -45,7 +48,7 @@ pub(crate) struct Commit {
 
 impl From<Commit> for Deferred<Waiting> {
     fn from(Commit { ticket, epoch, waiting }: Commit) -> Self {
-        Self { ticket, epoch, since: Instant::now(), waiting }
+        Self { ticket, epoch, since: Instant::now(), commits: 1, waiting }
     }
 }
 
@@ -69,6 +72,11 @@ impl Outbox {
         self.ring.notify_one();
     }
 
+    /// Whether a commit waits for transactions that are under way.
+    pub fn gathers(&self) -> bool {
+        self.gathers.load(Ordering::SeqCst)
+    }
+
     /// Waits until somebody rings, but not beyond this time.
     pub async fn rung(&self, until: Option<Instant>) {
         match until {
@@ -83,7 +91,7 @@ impl Core {
     /// Something was committed in the file: it becomes an entry now, or with what is
     /// committed next.
     pub fn committed(&self, store: &mut PageStore, commit: Commit) -> Result<(), NotCaptured> {
-        if !self.desk().is_log_busy(&self.config.limits) {
+        if !self.desk().defers(self.others_until(), &self.config.limits) {
             return self.capture(store, commit);
         }
         match store.defer() {
@@ -91,6 +99,7 @@ impl Core {
                 let mut desk = self.desk();
                 let was_deferred = desk.in_flight.deferred().is_some();
                 desk.in_flight.defer(commit.into());
+                self.outbox.gathers.store(desk.gathering.is_on(), Ordering::SeqCst);
                 if !was_deferred {
                     self.outbox.ring();
                 }
@@ -123,7 +132,13 @@ impl Core {
                 self.acknowledge_early(&captured.position, &mut waiting);
                 // What was deferred is deferred until it is a batch, so that nobody who
                 // saw it finds in between that nothing is in flight.
-                self.desk().in_flight.push_all(captured.position, waiting);
+                {
+                    let mut desk = self.desk();
+                    let commits = desk.in_flight.deferred().map_or(0, |it| it.commits);
+                    self.outbox.gathers.store(false, Ordering::SeqCst);
+                    desk.gathering.ends(commits + usize::from(!waiting.is_empty()) < 2);
+                    desk.in_flight.push_all(captured.position, waiting);
+                }
                 let entry = Entry { epoch, position: captured.position, parts: captured.parts };
                 self.outbox.entries().push_back(entry);
                 self.outbox.ring();

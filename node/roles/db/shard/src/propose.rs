@@ -114,7 +114,7 @@ async fn part_of(core: &Arc<Core>, mut entry: Entry) -> Option<(Proposal, Option
 /// Makes an entry of what was deferred when it is time for it, or waits until there is
 /// one or it is time.
 async fn wait_for_commits(core: &Arc<Core>) {
-    let due = core.desk().due(&core.config.limits);
+    let due = core.desk().due(core.others_until(), &core.config.limits);
     if due.is_none_or(|due| std::time::Instant::now() < due) {
         return core.outbox.rung(due).await;
     }

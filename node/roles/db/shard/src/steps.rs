@@ -46,18 +46,22 @@ pub(crate) struct Steps {
 }
 
 /// Counts drafts that have not ended, for whom a hand-over waits.
-struct Open(Arc<Core>);
+struct Open {
+    core: Arc<Core>,
+    number: u64,
+}
 
 impl Open {
-    fn new(core: &Arc<Core>) -> Self {
+    fn new(core: &Arc<Core>, number: u64) -> Self {
         core.drafts.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(core))
+        Self { core: Arc::clone(core), number }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.drafts.fetch_sub(1, Ordering::SeqCst);
+        self.core.under_way.rests(self.number);
+        self.core.drafts.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -81,7 +85,8 @@ impl Drop for Claim {
 
 impl Steps {
     pub fn new(core: &Arc<Core>) -> Self {
-        let claim = Claim { core: Arc::clone(core), number: core.claims.register() };
+        let number = core.claims.register();
+        let claim = Claim { core: Arc::clone(core), number };
         Self {
             core: Arc::clone(core),
             steps: Vec::new(),
@@ -91,7 +96,7 @@ impl Steps {
             is_open: false,
             is_shaken: false,
             claim: Arc::new(claim),
-            _open: Open::new(core),
+            _open: Open::new(core, number),
         }
     }
 

@@ -97,6 +97,9 @@ impl Draft {
 
     /// Waits for what keeps rows from being claimed. Says whether it was in time.
     async fn wait(&self, taken: Taken, wait: &Wait<'_>) -> Result<bool, ShardError> {
+        if matches!(taken, Taken::ChangedAt(_) | Taken::Held(_)) {
+            self.core.draft_rests(self.steps.claim().number());
+        }
         let done = match taken {
             Taken::All | Taken::TooOld => true,
             Taken::ChangedAt(sequence) => self.settles(sequence, wait).await?,

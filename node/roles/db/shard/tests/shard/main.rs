@@ -4,6 +4,7 @@
 mod archive;
 mod claims;
 mod drafts;
+mod gathering;
 mod interactive;
 mod limits;
 mod one_copy;
