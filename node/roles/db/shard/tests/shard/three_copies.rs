@@ -106,6 +106,7 @@ async fn another_primary(cluster: &Cluster, than: u64) -> Shard {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_over_loses_nothing_and_stalls_for_a_moment() {
+    const SOME: i64 = 50;
     let cluster = Cluster::start(3).await;
     let (from, shard) = cluster.primary().await;
     write(&shard, "CREATE TABLE t(x)").await.unwrap();
@@ -114,6 +115,7 @@ async fn a_hand_over_loses_nothing_and_stalls_for_a_moment() {
     let to = cluster.nodes.keys().copied().find(|node| *node != from).unwrap();
     let shards: Vec<_> = cluster.nodes.values().map(|node| node.shard.clone()).collect();
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let (counter, mut count) = tokio::sync::watch::channel(0_i64);
     let writer = tokio::spawn(async move {
         let (mut written, mut longest) = (0_i64, Duration::ZERO);
         while !*stopped.borrow_and_update() {
@@ -130,17 +132,19 @@ async fn a_hand_over_loses_nothing_and_stalls_for_a_moment() {
                 tokio::task::yield_now().await;
             }
             written += 1;
+            counter.send_replace(written);
             longest = longest.max(began.elapsed());
         }
         (written, longest)
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    count.wait_for(|written| *written >= SOME).await.unwrap();
     let began = Instant::now();
     shard.hand_over(NodeId(to), PATIENCE).await.unwrap();
     let took = began.elapsed();
     eventually("the other is the primary", || cluster.shard(to).state().borrow().is_primary())
         .await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = *count.borrow();
+    count.wait_for(|written| *written >= before + SOME).await.unwrap();
     stop.send_replace(true);
     let (written, longest) = writer.await.unwrap();
     println!("handed over in {took:?}; the longest of {written} writes took {longest:?}");

@@ -338,22 +338,21 @@ impl Analyzer<'_> {
         while let [access, others @ ..] = rest {
             rest = others;
             value = match access {
-                AccessExpr::Subscript(Subscript::Index { index }) => {
-                    let mut indexes = vec![index];
-                    while let [AccessExpr::Subscript(Subscript::Index { index }), others @ ..] =
-                        rest
+                AccessExpr::Subscript(first) => {
+                    let mut subscripts = vec![first];
+                    while let [AccessExpr::Subscript(next), others @ ..] = rest
                         && matches!(value.base(), PgType::Array(_))
                     {
-                        indexes.push(index);
+                        subscripts.push(next);
                         rest = others;
                     }
-                    self.subscript(value, &indexes, scope)?
+                    self.subscript(value, &subscripts, scope)?
                 }
                 AccessExpr::Dot(Expr::Identifier(ident)) => self.field(value, &folded(ident))?,
                 _ => {
                     return Err(SqlError::not_supported(
-                        "a slice of an array or all fields of a record",
-                        "Take elements or fields one by one.",
+                        "all fields of a record",
+                        "Take fields one by one.",
                     ));
                 }
             };
@@ -383,19 +382,25 @@ impl Analyzer<'_> {
         Ok(Expression::sql(format!("rung_array_get({sql}, {})", place + 1), base))
     }
 
-    /// A member of jsonb, or an item of an array by its places in all dimensions: where there
-    /// are more or fewer it is null.
+    /// A member of jsonb, an item of an array by its places in all dimensions, null where
+    /// there are more or fewer, or a slice of it.
     fn subscript(
         &mut self,
         value: Expression,
-        indexes: &[&Expr],
+        subscripts: &[&Subscript],
         scope: Scope<'_>,
     ) -> Result<Expression, SqlError> {
         if *value.base() == PgType::Jsonb {
-            let index = self.expression(indexes[0], scope)?;
+            let Subscript::Index { index } = subscripts[0] else {
+                return Err(SqlError::new(
+                    SqlState::DATATYPE_MISMATCH,
+                    "jsonb subscript does not support slices",
+                ));
+            };
+            let index = self.expression(index, scope)?;
             return self.operator("->", vec![value, index]);
         }
-        let first = value.data_type.first_subscript();
+        let shift = 1 - value.data_type.first_subscript();
         let PgType::Array(element) = value.base().clone() else {
             return Err(SqlError::new(
                 SqlState::DATATYPE_MISMATCH,
@@ -405,12 +410,49 @@ impl Analyzer<'_> {
                 ),
             ));
         };
-        let mut item = format!("rung_array_get({}", self.sql_of(value)?);
-        for index in indexes {
-            let index = self.expression_as(index, PgType::Int4, scope)?;
-            item += &format!(", ({index}) + {}", 1 - first);
+        let is_slice = subscripts.iter().any(|it| matches!(it, Subscript::Slice { .. }));
+        let mut sql = self.sql_of(value)?;
+        for subscript in subscripts {
+            match subscript {
+                Subscript::Index { index } if is_slice => {
+                    // Beside a slice it is the end of one.
+                    sql += &format!(", 1, {}", self.bound(Some(index), shift, scope)?);
+                }
+                Subscript::Index { index } => {
+                    sql += &format!(", {}", self.bound(Some(index), shift, scope)?);
+                }
+                Subscript::Slice { lower_bound, upper_bound, stride: None } => {
+                    let first = match lower_bound {
+                        Some(_) => self.bound(lower_bound.as_ref(), shift, scope)?,
+                        None => "1".to_owned(),
+                    };
+                    let last = self.bound(upper_bound.as_ref(), shift, scope)?;
+                    sql += &format!(", {first}, {last}");
+                }
+                Subscript::Slice { stride: Some(_), .. } => {
+                    return Err(SqlError::new(
+                        SqlState::SYNTAX_ERROR,
+                        "syntax error at or near \":\"",
+                    ));
+                }
+            }
         }
-        Ok(Expression::sql(item + ")", *element))
+        Ok(match is_slice {
+            true => Expression::sql(format!("rung_array_slice({sql})"), PgType::Array(element)),
+            false => Expression::sql(format!("rung_array_get({sql})"), *element),
+        })
+    }
+
+    /// A subscript as it is counted from 1; without one what is behind all.
+    fn bound(
+        &mut self,
+        index: Option<&Expr>,
+        shift: i32,
+        scope: Scope<'_>,
+    ) -> Result<String, SqlError> {
+        let Some(index) = index else { return Ok(i32::MAX.to_string()) };
+        let index = self.expression_as(index, PgType::Int4, scope)?;
+        Ok(format!("({index}) + {shift}"))
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) const CALLS: &[Function] = &[
         }
         plain => Ok(plain),
     }),
-    ("rung_array_slice", 3, Pure, slice),
+    ("rung_array_slice", -1, Pure, slice),
     ("rung_array_has", 3, Strict, |c| {
         let compare = equality(c, 2)?;
         let wanted = c.value(1);
@@ -237,23 +237,33 @@ fn subscript(call: &Call<'_>) -> Outcome {
     Ok(array.items.get(place).cloned().unwrap_or(Value::Null))
 }
 
-/// Of the first dimension, from one index to another; NULL stands for an end.
+/// What is from one index to another in each dimension that is named, and all of the
+/// others.
 fn slice(call: &Call<'_>) -> Outcome {
-    if call.is_null(0) {
+    if (0..call.len()).any(|index| call.is_null(index)) {
         return Ok(Value::Null);
     }
     let array = call.array(0)?;
-    let rows = array.dimensions.first().copied().unwrap_or(0);
-    let first = if call.is_null(1) { 1 } else { call.int(1)?.max(1) };
-    let last = if call.is_null(2) { rows as i64 } else { call.int(2)?.min(rows as i64) };
-    if first > last {
+    let named = (call.len() - 1) / 2;
+    if array.dimensions.len() < named {
         return text("[]");
     }
-    let width = array.items.len() / rows.max(1);
-    let (start, end) = ((first as usize - 1) * width, last as usize * width);
-    let mut dimensions = array.dimensions.clone();
-    dimensions[0] = (last - first + 1) as usize;
-    let items = array.items[start..end].to_vec();
+    let mut places = vec![0];
+    let mut dimensions = Vec::new();
+    for (dimension, length) in array.dimensions.iter().enumerate() {
+        let (mut first, mut last) = (1, *length as i64);
+        if dimension < named {
+            first = call.int(2 * dimension + 1)?.max(first);
+            last = call.int(2 * dimension + 2)?.min(last);
+        }
+        if first > last {
+            return text("[]");
+        }
+        dimensions.push((last - first + 1) as usize);
+        let row = |place: usize| (first..=last).map(move |at| place * length + at as usize - 1);
+        places = places.into_iter().flat_map(row).collect();
+    }
+    let items = places.into_iter().filter_map(|place| array.items.get(place).cloned()).collect();
     text(ArrayValue { dimensions, items }.to_stored())
 }
 
