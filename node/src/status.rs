@@ -158,7 +158,7 @@ fn shard(
         replicas.push(DatabaseReplica {
             node: node.name.clone(),
             state: shown.to_owned(),
-            votes: copy.voters.contains(&node.id),
+            votes: primary.map_or(&copy.voters, |(_, told)| &told.voters).contains(&node.id),
             lag_ms: copy.lag_ms,
             position: copy.sequence,
             problem: copy.problem.clone(),

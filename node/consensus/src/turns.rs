@@ -1,8 +1,7 @@
 //! Whose turn it is after an election that nobody won.
 //!
-//! Voters ask for votes after times drawn at random. Where a vote takes nearly as long as
-//! those times differ, two voters that are left of three take each other's votes again and
-//! again. So after a term that nobody won they take turns: one may ask at once, the next
+//! Voters ask for votes after times drawn at random. Where these differ by less than a
+//! request for a vote travels, two voters that are left of three take each other's votes. So after a term that nobody won they take turns: one may ask at once, the next
 //! after what that one needs at most. The order is another one in each term, in case the
 //! first is dead or lacks entries.
 
@@ -20,8 +19,8 @@ use crate::returning::Returning;
 use crate::status::{GroupRole, GroupStatus};
 
 /// How long a voter lets others ask first. `longest` is the longest election timeout: the
-/// first asks within that, and its questions are answered within another one where round
-/// trips are as short as `GroupConfig` says.
+/// first asks within that, and its request, after a round of pre-votes, comes to the next
+/// within another one.
 fn waits(
     voters: &BTreeSet<NodeId>,
     lost: Option<NodeId>,
@@ -54,24 +53,26 @@ pub(crate) async fn keep_turns(
     let mut leader = None;
     let mut turn: Option<Instant> = None;
     loop {
-        let now = status.borrow_and_update().clone();
-        if matches!(now.role, GroupRole::Stopped(_)) {
-            return;
-        }
-        // One that has yet to return stays out of elections altogether.
-        if !returning.is_true() {
-            if now.leader.is_some() {
-                leader = now.leader;
-                if turn.take().is_some() {
-                    raft.runtime_config().elect(true);
-                }
-            } else if now.term > term {
-                let waits = waits(&now.voters, leader, me, now.term, longest);
-                raft.runtime_config().elect(waits.is_zero());
-                turn = (!waits.is_zero()).then(|| Instant::now() + waits);
+        {
+            let now = status.borrow_and_update();
+            if matches!(now.role, GroupRole::Stopped(_)) {
+                return;
             }
+            // One that has yet to return stays out of elections altogether.
+            if !returning.is_true() {
+                if now.leader.is_some() {
+                    leader = now.leader;
+                    if turn.take().is_some() {
+                        raft.runtime_config().elect(true);
+                    }
+                } else if now.term > term {
+                    let waits = waits(&now.voters, leader, me, now.term, longest);
+                    raft.runtime_config().elect(waits.is_zero());
+                    turn = (!waits.is_zero()).then(|| Instant::now() + waits);
+                }
+            }
+            term = now.term;
         }
-        term = now.term;
         let my_turn = async {
             match turn {
                 Some(at) => sleep_until(at).await,

@@ -11,7 +11,7 @@ pub mod recovery;
 
 use std::collections::BTreeSet;
 
-use rung_proto::soft::{CopyKind, CopyState};
+use rung_proto::soft::{CopyKind, CopyState, CopyStatus};
 use rung_proto::{NodeId, Role};
 
 use crate::command::{Command, DatabaseCommand};
@@ -126,6 +126,28 @@ pub fn voters(
         more => (more - usize::from(more % 2 == 0)).min(MAX_VOTERS),
     };
     wanted.into_iter().take(count).collect()
+}
+
+/// Whether a shard's group is about to give a copy a vote: with those that vote already and
+/// those that could, it is one of an odd number of at most five.
+pub fn is_to_vote(
+    node: NodeId,
+    shard: &ShardRecord,
+    primary: &CopyStatus,
+    state: &State,
+    view: &View,
+) -> bool {
+    let current: BTreeSet<NodeId> = primary.voters.iter().copied().collect();
+    let could = |other: &NodeId| {
+        let copy = || view.copy(*other, shard.group);
+        let works =
+            |copy: &CopyStatus| !matches!(copy.state, CopyState::Stopped | CopyState::Broken);
+        current.contains(other)
+            || *other == node
+            || (view.is_up(*other) && copy().is_some_and(works))
+    };
+    let copies = copies(state).into_iter().filter(could).collect();
+    voters(&copies, shard.witness.filter(could), &current).contains(&node)
 }
 
 /// Why the copy on a node cannot become the primary of a shard now; nothing when

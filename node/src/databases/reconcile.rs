@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rung_control_plane::databases::{copies, voters};
+use rung_control_plane::databases::{copies, is_to_vote};
 use rung_control_plane::state::ShardRecord;
 use rung_control_plane::{State, View};
 use rung_proto::soft::{CopyKind, CopyState, CopyStatus};
@@ -149,9 +149,8 @@ fn serves(me: NodeId, state: &State, mine: &[CopyStatus], view: &View) -> bool {
         let copy = mine.iter().find(|copy| copy.group == shard.group);
         // Where it is to vote, a primary that dies before it does is not replaced.
         let in_group = |primary: &CopyStatus| {
-            let current = primary.voters.iter().copied().collect();
-            let is_to_vote = voters(&copies(state), shard.witness, &current).contains(&me);
-            current.contains(&me) || !is_to_vote && primary.learners.contains(&me)
+            primary.voters.contains(&me)
+                || primary.learners.contains(&me) && !is_to_vote(me, shard, primary, state, view)
         };
         copy.is_some_and(|copy| {
             copy.state == CopyState::Serving

@@ -36,8 +36,8 @@ fn a_leader_keeps_the_lead_when_answers_take_longer_than_heartbeats_are_apart() 
     }
 }
 
-/// Two voters of three that are as far apart as their times allow, and whose leader died
-/// without anybody knowing.
+/// Two voters of three that are nearly as far apart as their times are for, and whose leader
+/// died without anybody knowing.
 #[test]
 fn two_voters_far_apart_do_not_take_each_others_votes_for_ever() {
     let config = GroupConfig {

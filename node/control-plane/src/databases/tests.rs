@@ -298,3 +298,29 @@ fn a_deploy_of_an_app_with_a_database_waits_for_it_first() {
     assert_eq!(new.steps[0].name, "wait for the database photos");
     assert!(new.initial.contains(&Command::SetRoleWant { role: Role::Db, want: 2 }));
 }
+
+#[test]
+fn a_copy_is_to_vote_with_those_that_vote_and_those_that_could() {
+    let (machine, mut view) = with_database(&["east", "west", "north", "east", "west"]);
+    let mut state = machine.state.clone();
+    let owners: Vec<NodeId> = ids(&[1, 2, 3, 4, 5]).into_iter().collect();
+    let role = state.roles.entry(Role::Db).or_default();
+    for node in &owners {
+        let owner = *role.owners.values().next().expect("somebody has it");
+        role.owners.entry(*node).or_insert(owner);
+    }
+    let shard = state.databases["photos"].shards[&0].clone();
+    for node in &owners {
+        let told = copy(shard.group, CopyKind::Replica, &owners[..3]);
+        view.soft.get_mut(node).expect("a node of the sample").databases = vec![told];
+    }
+    let primary = copy(shard.group, CopyKind::Primary, &owners[..3]);
+    let is_to_vote =
+        |node: u64, view: &View| super::is_to_vote(NodeId(node), &shard, &primary, &state, view);
+    // Five votes are odd, so all get one.
+    assert!((1..=5).all(|node| is_to_vote(node, &view)));
+    // With a copy that does not work they would be four, so the fifth does not vote either.
+    let stopped = view.soft.get_mut(&NodeId(4)).expect("a node of the sample");
+    stopped.databases[0].state = CopyState::Stopped;
+    assert!(is_to_vote(3, &view) && !is_to_vote(5, &view));
+}

@@ -109,15 +109,19 @@ impl PageStore {
     }
 
     /// Leaves what the writer has committed to the next capture, which makes one entry
-    /// of all that was left to it. Says no if that would be much; then capture it now.
+    /// of all that was left to it. Says no if that would be much, or nothing yet; then
+    /// capture it now.
     ///
     /// # Errors
     /// SQLite could not count what was committed.
     pub fn defer(&mut self) -> Result<bool, PagesError> {
         self.usable()?;
         let frames = wal_frames(&self.observer, &self.files.main)?;
-        self.deferred = true;
-        Ok(frames.saturating_sub(self.index.frames) <= MOST_DEFERRED)
+        let new = frames.saturating_sub(self.index.frames);
+        if new > 0 {
+            self.deferred = true;
+        }
+        Ok((1..=MOST_DEFERRED).contains(&new))
     }
 
     /// The first entry of a new primary, for the epoch (its Raft term). Once

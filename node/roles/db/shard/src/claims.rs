@@ -181,6 +181,14 @@ impl Claims {
         }
     }
 
+    /// What was committed after this sequence has changed nothing.
+    pub fn forget_after(&self, sequence: u64) {
+        let mut book = self.book();
+        while book.recent.back().is_some_and(|(last, _)| *last > sequence) {
+            book.recent.pop_back();
+        }
+    }
+
     /// This copy is not the primary any more, or has become it: all claims are broken. What
     /// was committed before is seen by all, or is nowhere.
     pub fn forget(&self) {

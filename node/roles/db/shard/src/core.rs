@@ -230,7 +230,7 @@ impl Desk {
     /// Whether what is committed now does best to wait for what is committed next: by those
     /// who are under way, or because the log is busy.
     pub fn defers(&mut self, others: Option<Instant>, limits: &Limits) -> bool {
-        let others = others.is_some() && self.paused.is_none();
+        let others = others.is_some() && self.may_gather();
         let gathers = match self.in_flight.deferred() {
             None => self.gathering.begins(others),
             Some(first) => {
@@ -238,6 +238,11 @@ impl Desk {
             }
         };
         gathers || self.is_log_busy(limits)
+    }
+
+    /// Whether nothing waits for all that was executed to be settled.
+    fn may_gather(&self) -> bool {
+        self.paused.is_none() && self.checkpoint == CheckpointNeed::No
     }
 
     fn is_log_busy(&self, limits: &Limits) -> bool {
@@ -251,7 +256,7 @@ impl Desk {
         if self.is_log_busy(limits) {
             return Some(since + limits.defer);
         }
-        let others = others.filter(|_| self.gathering.is_on());
+        let others = others.filter(|_| self.gathering.is_on() && self.may_gather());
         Some(others.map_or(since, |until| until.min(since + limits.gather)))
     }
 

@@ -31,7 +31,7 @@ impl UnderWay {
         self.place(number).store(micros.max(1), Ordering::Relaxed);
     }
 
-    /// A draft is being committed, has ended, or waits for somebody.
+    /// A draft was executed by the writer, has ended, or waits for somebody.
     pub fn rests(&self, number: u64) {
         self.place(number).store(0, Ordering::Relaxed);
     }

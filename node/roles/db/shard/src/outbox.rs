@@ -105,7 +105,10 @@ impl Core {
                 }
                 Ok(())
             }
-            Ok(false) => self.capture(store, commit),
+            Ok(false) => {
+                self.desk().gathering.stops();
+                self.capture(store, commit)
+            }
             Err(error) => Err(NotCaptured { error, waiting: commit.waiting }),
         }
     }
@@ -145,6 +148,8 @@ impl Core {
                 Ok(())
             }
             Ok(None) => {
+                // What was deferred for it will never be seen at a position of its own.
+                self.claims.forget_after(store.tip().sequence);
                 let mut all = self.desk().in_flight.take_back();
                 all.extend(waiting);
                 self.answer_after_last(all);

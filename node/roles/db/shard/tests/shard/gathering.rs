@@ -88,3 +88,15 @@ async fn a_commit_waits_no_longer_than_it_may() {
     assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(31));
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_changed_no_page_waits_for_nobody_and_nobody_for_it() {
+    let (cluster, _, shard) = with_config(1, waits_long).await;
+    let (mut first, mut second) = (begin(&shard).await, begin(&shard).await);
+    assert_eq!(run(&mut second, CHANGE_FIRST).await, Ok(1));
+    assert_eq!(run(&mut first, "UPDATE t SET x = x WHERE id = 1").await, Ok(1));
+    first.commit(PATIENCE).await.unwrap();
+    assert_eq!(run(&mut second, FIRST).await, Ok(11));
+    second.commit(PATIENCE).await.unwrap();
+    cluster.stop().await;
+}

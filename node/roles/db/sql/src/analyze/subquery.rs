@@ -9,6 +9,7 @@ use super::operators::{comparison_type, no_operator};
 use super::query::QueryText;
 use super::scope::{Scope, folded};
 use super::translate::{truth, unnested};
+use crate::values::array::MAX_DIMENSIONS;
 use crate::{PgType, SqlError, SqlState, TypeUse};
 
 /// SQLite's functions take a thousand arguments.
@@ -410,6 +411,15 @@ impl Analyzer<'_> {
                 ),
             ));
         };
+        if subscripts.len() > MAX_DIMENSIONS {
+            return Err(SqlError::new(
+                SqlState::LIMIT_EXCEEDED,
+                format!(
+                    "number of array dimensions ({}) exceeds the maximum allowed ({MAX_DIMENSIONS})",
+                    subscripts.len()
+                ),
+            ));
+        }
         let is_slice = subscripts.iter().any(|it| matches!(it, Subscript::Slice { .. }));
         let mut sql = self.sql_of(value)?;
         for subscript in subscripts {
@@ -451,7 +461,8 @@ impl Analyzer<'_> {
         scope: Scope<'_>,
     ) -> Result<String, SqlError> {
         let Some(index) = index else { return Ok(i32::MAX.to_string()) };
-        let index = self.expression_as(index, PgType::Int4, scope)?;
+        let index = self.expression(index, scope)?;
+        let index = self.sql_as(index, PgType::Int4, Conversion::Assignment)?;
         Ok(format!("({index}) + {shift}"))
     }
 }
