@@ -1,9 +1,10 @@
 //! Whose turn it is after an election that nobody won.
 //!
 //! Voters ask for votes after times drawn at random. Where these differ by less than a
-//! request for a vote travels, two voters that are left of three take each other's votes. So after a term that nobody won they take turns: one may ask at once, the next
-//! after what that one needs at most. The order is another one in each term, in case the
-//! first is dead or lacks entries.
+//! request for a vote travels, two voters that are left of three take each other's votes.
+//! So after a term that nobody won they take turns: one may ask at once, the next after what
+//! that one needs at most. The order is another one in each term, in case the first is dead
+//! or lacks entries.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

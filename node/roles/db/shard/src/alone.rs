@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::batch::panicked;
 use crate::cancel::Cancel;
 use crate::changes::Changed;
-use crate::core::Waiting;
+use crate::desk::Waiting;
 use crate::error::ShardError;
 use crate::job::{Answer, Boxed, Once, Reply};
 use crate::outbox::Commit;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rung_sql::Executor;
 use rusqlite::ErrorCode;
 
-use crate::core::Waiting;
+use crate::desk::Waiting;
 use crate::error::ShardError;
 use crate::job::{Boxed, Job, JobKind, Verdict, Written};
 use crate::turn::{Length, Stopped};

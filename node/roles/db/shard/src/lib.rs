@@ -23,6 +23,7 @@ mod claims;
 mod config;
 mod contention;
 mod core;
+mod desk;
 mod draft;
 mod error;
 mod former;

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
 use crate::changes::Changed;
-use crate::core::{Core, Waiting, stop_for};
+use crate::core::{Core, stop_for};
+use crate::desk::Waiting;
 use crate::error::ShardError;
 
 /// Entries that are to be proposed, in their order.

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 
 use crate::batch::{panicked, sqlite_error};
 use crate::cancel::Cancel;
-use crate::core::{Core, Desk, Waiting};
+use crate::core::Core;
+use crate::desk::{Desk, Waiting};
 use crate::error::ShardError;
 use crate::interactive::Handle;
 use crate::job::{Answer, Boxed, Once, Reply};

@@ -8,7 +8,8 @@ use rung_pages::{Checkpoint, PageStore, PagesError, WriterTicket};
 use rung_sql::Executor;
 
 use crate::batch::sqlite_error;
-use crate::core::{CheckpointNeed, Core, Desk, Waiting, stop_for};
+use crate::core::{Core, stop_for};
+use crate::desk::{CheckpointNeed, Desk, Waiting};
 use crate::error::ShardError;
 use crate::interactive::Handle;
 use crate::job::{Job, JobKind, Reply};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rung_shard::{Length, Part, ReadLevel, ShardConfig, ShardError, WriteTransaction};
+use rung_shard::{Length, Part, ReadLevel, Shard, ShardConfig, ShardError, WriteTransaction};
 use tokio::time::timeout;
 
 use crate::drafts::{SUM, begin, run_part, with_config};
@@ -24,13 +24,19 @@ async fn run(draft: &mut WriteTransaction, sql: &'static str) -> Result<i64, Sha
     run_part(draft, (part, Length::Short), sql).await
 }
 
+/// Two that have changed different rows.
+async fn two(shard: &Shard) -> (WriteTransaction, WriteTransaction) {
+    let (mut first, mut second) = (begin(shard).await, begin(shard).await);
+    assert_eq!(run(&mut first, CHANGE_FIRST).await, Ok(1));
+    assert_eq!(run(&mut second, CHANGE_SECOND).await, Ok(1));
+    (first, second)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_waits_for_who_is_under_way_and_shares_an_entry() {
     let (cluster, _, shard) = with_config(3, waits_long).await;
     let before = shard.status().batches;
-    let (mut first, mut second) = (begin(&shard).await, begin(&shard).await);
-    assert_eq!(run(&mut first, CHANGE_FIRST).await, Ok(1));
-    assert_eq!(run(&mut second, CHANGE_SECOND).await, Ok(1));
+    let (first, second) = two(&shard).await;
     let mut first = tokio::spawn(first.commit(PATIENCE));
     assert!(timeout(WHILE, &mut first).await.is_err(), "it did not wait");
     second.commit(PATIENCE).await.unwrap();
@@ -47,9 +53,7 @@ async fn nobody_waits_for_who_has_done_nothing_for_a_while() {
         config.limits.active = Duration::ZERO;
     };
     let (cluster, _, shard) = with_config(3, idle).await;
-    let (mut first, mut second) = (begin(&shard).await, begin(&shard).await);
-    assert_eq!(run(&mut first, CHANGE_FIRST).await, Ok(1));
-    assert_eq!(run(&mut second, CHANGE_SECOND).await, Ok(1));
+    let (first, second) = two(&shard).await;
     first.commit(PATIENCE).await.unwrap();
     second.commit(PATIENCE).await.unwrap();
     cluster.stop().await;
@@ -80,9 +84,7 @@ async fn a_commit_waits_no_longer_than_it_may() {
         config.limits.gather = WHILE;
     };
     let (cluster, _, shard) = with_config(3, short).await;
-    let (mut first, mut second) = (begin(&shard).await, begin(&shard).await);
-    assert_eq!(run(&mut first, CHANGE_FIRST).await, Ok(1));
-    assert_eq!(run(&mut second, CHANGE_SECOND).await, Ok(1));
+    let (first, second) = two(&shard).await;
     first.commit(PATIENCE).await.unwrap();
     second.rollback().await;
     assert_eq!(read(&shard, ReadLevel::Linearizable, SUM).await, Ok(31));

@@ -424,19 +424,17 @@ impl Analyzer<'_> {
         let mut sql = self.sql_of(value)?;
         for subscript in subscripts {
             match subscript {
-                Subscript::Index { index } if is_slice => {
-                    // Beside a slice it is the end of one.
-                    sql += &format!(", 1, {}", self.bound(Some(index), shift, scope)?);
-                }
                 Subscript::Index { index } => {
-                    sql += &format!(", {}", self.bound(Some(index), shift, scope)?);
+                    // Beside a slice it is the end of one.
+                    sql += if is_slice { ", 1, " } else { ", " };
+                    sql += &self.place(index, shift, scope)?;
                 }
                 Subscript::Slice { lower_bound, upper_bound, stride: None } => {
-                    let first = match lower_bound {
-                        Some(_) => self.bound(lower_bound.as_ref(), shift, scope)?,
-                        None => "1".to_owned(),
+                    let mut bound = |bound: &Option<Expr>, otherwise: i32| match bound {
+                        Some(bound) => self.place(bound, shift, scope),
+                        None => Ok(otherwise.to_string()),
                     };
-                    let last = self.bound(upper_bound.as_ref(), shift, scope)?;
+                    let (first, last) = (bound(lower_bound, 1)?, bound(upper_bound, i32::MAX)?);
                     sql += &format!(", {first}, {last}");
                 }
                 Subscript::Slice { stride: Some(_), .. } => {
@@ -453,14 +451,8 @@ impl Analyzer<'_> {
         })
     }
 
-    /// A subscript as it is counted from 1; without one what is behind all.
-    fn bound(
-        &mut self,
-        index: Option<&Expr>,
-        shift: i32,
-        scope: Scope<'_>,
-    ) -> Result<String, SqlError> {
-        let Some(index) = index else { return Ok(i32::MAX.to_string()) };
+    /// A subscript as it is counted from 1.
+    fn place(&mut self, index: &Expr, shift: i32, scope: Scope<'_>) -> Result<String, SqlError> {
         let index = self.expression(index, scope)?;
         let index = self.sql_as(index, PgType::Int4, Conversion::Assignment)?;
         Ok(format!("({index}) + {shift}"))
