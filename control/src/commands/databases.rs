@@ -40,11 +40,12 @@ pub async fn run(screen: &Screen, client: &Client, command: DbCommand) -> Result
                 &shards,
                 |shards| names(shards),
                 |shards| {
+                    let copies = screen.table(&databases::copies(shards));
                     let archives = databases::archives(shards);
-                    let more = if archives.is_empty() { "" } else { "\n" };
-                    let (copies, archives) =
-                        (screen.table(&databases::copies(shards)), screen.table(&archives));
-                    format!("{copies}{more}{archives}")
+                    if archives.is_empty() {
+                        return copies;
+                    }
+                    format!("{copies}\n{}", screen.table(&archives))
                 },
             );
         }

@@ -217,6 +217,9 @@ fn the_number_of_replicas_goes_up_and_down_while_clients_write() {
             cluster.wait_serving(DATABASE, replicas);
             let asked = cluster.ctl(&["db", "ls"]);
             assert_eq!(asked.stdout.contains("(no vote)"), replicas == 3, "{}", asked.stdout);
+            // Nothing is archived, so nothing is said of archives.
+            let shown = cluster.ctl(&["db", "show", DATABASE]).stdout;
+            assert!(shown.contains("VOTES") && !shown.contains("ARCHIVE"), "{shown}");
         });
     }
     busy.end();
